@@ -1,0 +1,64 @@
+# make figures   environment + every figure of the quick profile
+# make test      environment + notebooks and library in step and clean + all tests
+# make test-data the tests that need real BloodMNIST (BLOOD_UNET_DATA names its folder)
+# make book      run the notebooks in place, outputs kept for reading
+# make clean     remove the environment and everything built
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+FIGURES ?= --profile quick --out figures
+
+SHELL := /bin/bash
+BIN := $(VENV)/bin
+ABS := $(abspath $(BIN))
+FROM := settings.ini setup.py $(wildcard $(CONSTRAINTS))
+BOOK := $(sort $(wildcard nbs/[0-9][0-9]_*.ipynb))
+# nothing is read from or written to Jupyter's folders of the user
+export JUPYTER_PREFER_ENV_PATH := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: figures test test-data check book clean
+.DEFAULT_GOAL := figures
+
+figures: $(VENV)/.installed-notebooks
+	$(BIN)/blood-unet figures $(FIGURES)
+
+test: $(VENV)/.installed-dev check
+	$(BIN)/nbdev_test --n_workers 0 --do_print --timing
+	$(BIN)/pytest -q tests
+
+test-data: $(VENV)/.installed-dev
+	$(BIN)/nbdev_test --n_workers 0 --do_print --timing --flags "bloodmnist experts"
+	$(BIN)/pytest -q -m bloodmnist tests || { s=$$?; [ $$s -eq 5 ] && echo "no test in tests/ is marked bloodmnist"; exit $$(( s == 5 ? 0 : s )); }
+
+# In a scratch copy: does an export change the library, does cleaning change a notebook?
+check: $(VENV)/.installed-dev
+	@set -e; copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; \
+	cp -r settings.ini nbs blood_unet "$$copy"; find "$$copy" -name .ipynb_checkpoints -prune -exec rm -rf {} +; \
+	(cd "$$copy" && "$(ABS)/nbdev_export" && "$(ABS)/nbdev_clean" --fname nbs); \
+	diff -rq -x __pycache__ blood_unet "$$copy/blood_unet" || { echo "Notebooks and library are out of step: run $(BIN)/nbdev_export."; exit 1; }; \
+	diff -rq -x .ipynb_checkpoints nbs "$$copy/nbs" || { echo "Notebooks are not clean: run $(BIN)/nbdev_clean."; exit 1; }; \
+	echo "Notebooks and library are in step, and clean."
+
+# The published parameters are the notebooks' own; a kernel of this environment, and of no other, runs them.
+book: $(VENV)/.installed-dev
+	$(BIN)/blood-unet book $(BOOK)
+	$(BIN)/nbdev_clean
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info _docs _proc figures/executed .pytest_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "blood_unet needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)."; \
+	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-notebooks: $(FROM) | $(BIN)/python
+	$(BIN)/python -m pip install -q --use-pep517 $(if $(wildcard $(CONSTRAINTS)),-c $(CONSTRAINTS)) -e '.[notebooks]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(FROM) | $(BIN)/python
+	$(BIN)/python -m pip install -q --use-pep517 $(if $(wildcard $(CONSTRAINTS)),-c $(CONSTRAINTS)) -e '.[dev]'
+	@touch $@ $(VENV)/.installed-notebooks

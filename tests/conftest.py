@@ -1,0 +1,44 @@
+"""Shared by the tests: the marker for real data, folders that cannot be written, and the bundled phantom network."""
+import os
+import subprocess
+
+import pytest
+
+MODEL = 'phantom-28'  # the tiny bundled network: what it says is not tested here
+
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'bloodmnist: needs real BloodMNIST under $BLOOD_UNET_DATA or data/')
+
+
+def pytest_collection_modifyitems(config, items):
+    if 'bloodmnist' in (config.option.markexpr or ''): return
+    for item in items:
+        if item.get_closest_marker('bloodmnist'): item.add_marker(pytest.mark.skip(reason='real data: run make test-data'))
+
+
+def mount(folder, options):
+    "Mount a small file system on `folder`; False where this is not allowed."
+    return os.geteuid() == 0 and subprocess.run(['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', folder], capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    "A folder that really cannot be written, for root neither."
+    folder = tmp_path/'read-only'
+    folder.mkdir()
+    mounted = mount(folder, 'ro')
+    if not mounted and os.geteuid() == 0: pytest.skip('root, and no mount allowed: nothing is read-only here')
+    folder.chmod(0o555) if not mounted else None
+    yield folder
+    subprocess.run(['umount', folder], check=True) if mounted else folder.chmod(0o755)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    "A folder on a disk of 256 KiB."
+    folder = tmp_path/'small-disk'
+    folder.mkdir()
+    if not mount(folder, 'size=256k'): pytest.skip('needs a mount')
+    yield folder
+    subprocess.run(['umount', folder], check=True)

@@ -1,0 +1,115 @@
+"""The book runner as a person meets it: exit status, messages, kills, folders that cannot be written."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from blood_unet import cli, paper
+from blood_unet.core import ParameterError, sha256_file
+
+SPEC = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
+DRAW = '''import matplotlib.pyplot as plt
+from blood_unet.core import save_figure
+fig = plt.figure(figsize=(2, height)); plt.plot([0, height])
+save_figure(fig, 'fig0_toy', figures_dir, numbers=dict(height=height))'''
+
+
+@pytest.fixture
+def toy(tmp_path):
+    "Writes a book of two notebooks, the first of which draws; returns its folder."
+    folder = tmp_path/'nbs'
+    folder.mkdir()
+
+    def write(second, height=2, plan='{}'):
+        parameters = new_code_cell(f"figures_dir = '../figures'\nheight = {height}", metadata=dict(tags=['parameters']))
+        nbformat.write(new_notebook(cells=[parameters, new_code_cell(DRAW)], metadata=SPEC), folder/'00_draw.ipynb')
+        nbformat.write(new_notebook(cells=[new_code_cell(second)], metadata=SPEC), folder/'01_next.ipynb')
+        (folder/'paper.yaml').write_text(plan)
+        return folder
+    return write
+
+
+def command(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, 'argv', ['blood-unet', *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop: cli.main()
+    return stop.value.code or 0, capsys.readouterr()
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): sha256_file(path) for path in folder.rglob('*') if path.is_file() and 'executed' not in path.parts}
+
+
+def test_exit_status_and_message_of_a_failing_cell(toy, tmp_path, monkeypatch, capsys):
+    out = tmp_path/'out'
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paper, 'book_folder', lambda: toy('print(1)'))
+    code, said = command(monkeypatch, capsys, 'figures', '--dataset', 'phantom', '--out', 'out')
+    assert code == 0 and 'data: phantom' in said.out and '00_draw' in said.out and 'fig0_toy.png' in said.out
+    before = contents(out)
+    assert set(before) == {'fig0_toy.png', 'manifest.json'}
+
+    monkeypatch.setattr(paper, 'book_folder', lambda: toy('x = {}\nx["gone"]', height=1))
+    code, said = command(monkeypatch, capsys, 'figures', '--dataset', 'phantom', '--out', 'out')
+    assert code == 1
+    assert "01_next.ipynb, cell 1 (x = {}) failed: KeyError: 'gone'" in said.err
+    assert len(said.err.splitlines()) < 20, 'the traceback is short'
+    assert contents(out) == before
+    assert 'KeyError' in (out/'executed'/'01_next.ipynb').read_text()
+    assert not list(out.glob('.*')), 'no temporary folder is left'
+
+
+def test_unknown_names_are_refused_before_anything_runs(toy, tmp_path, monkeypatch, capsys):
+    out = tmp_path/'out'
+    monkeypatch.setattr(paper, 'book_folder', lambda: toy('1/0', plan='quick: {00_draw: {hieght: 3}}'))
+    for options, message in ((['--profile', 'fast'], "got profile='fast'; expected one of 'quick', 'paper'"),
+                             (['--size', '29'], 'got size=29; expected one of 28, 64, 128, 224'),
+                             (['--device', 'gpu'], "got device='gpu'"),
+                             (['--dataset', 'phantoms'], "got dataset='phantoms'"),
+                             (['--dataset', 'phantom'], "got parameter 'hieght' for 00_draw.ipynb; expected one of 'figures_dir', 'height'")):
+        code, said = command(monkeypatch, capsys, 'figures', '--out', out, *options)
+        assert code == 1 and message in said.err and 'Traceback' not in said.err
+    assert not out.exists() or not contents(out)
+    assert command(monkeypatch, capsys, 'figures', '--size', 'big')[0] == 2
+    assert command(monkeypatch, capsys, 'figures', '--colour', 'red')[0] == 2
+
+
+def test_a_terminated_run_leaves_everything_as_it_was(toy, tmp_path):
+    out = tmp_path/'out'
+    paper.regenerate(dataset='phantom', out=out, book=toy('0'))
+    before = contents(out)
+    book = toy(f'import os, time\nopen({str(tmp_path/"pid")!r}, "w").write(str(os.getpid()))\ntime.sleep(100)', height=1)
+    code = f'import sys; from blood_unet import cli, paper; paper.book_folder = lambda: __import__("pathlib").Path({str(book)!r}); cli.main()'
+    run = subprocess.Popen([sys.executable, '-c', code, 'figures', '--dataset', 'phantom', '--out', out], stderr=subprocess.PIPE)
+    for _ in range(600):
+        if (tmp_path/'pid').exists() and (tmp_path/'pid').read_text(): break
+        assert run.poll() is None
+        time.sleep(.1)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(60) != 0
+    assert contents(out) == before
+    assert not list(out.glob('.*'))
+    kernel = int((tmp_path/'pid').read_text())
+    for _ in range(100):
+        if not os.path.exists(f'/proc/{kernel}'): break
+        time.sleep(.1)
+    assert not os.path.exists(f'/proc/{kernel}'), 'the kernel ends with its run'
+
+
+def test_folders_that_cannot_be_written(toy, read_only):
+    with pytest.raises(ParameterError, match='expected a folder that can be written, on a disk with room'):
+        paper.regenerate(dataset='phantom', out=read_only, book=toy('0'))
+
+
+def test_a_full_disk_leaves_the_earlier_figures(toy, small_disk):
+    paper.regenerate(dataset='phantom', out=small_disk, book=toy('0'))
+    before = contents(small_disk)
+    with pytest.raises((paper.BookError, ParameterError, OSError), match='No space left'):
+        paper.regenerate(dataset='phantom', out=small_disk, book=toy('open("../figures/big.png", "wb").write(bytes(10**6))', height=1))
+    assert contents(small_disk) == before
+    assert json.loads((small_disk/'manifest.json').read_text())['figures']['fig0_toy']['notebook'] == '00_draw.ipynb'
