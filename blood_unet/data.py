@@ -430,7 +430,7 @@ def _channels_last(pixels, axes, name, warn):
     if pixels.ndim == 2: return pixels
     channel = [i for i in (0, 2) if pixels.ndim == 3 and pixels.shape[i] in (2, 3, 4) and axes[i] in 'SCQYX']
     named = [i for i in channel if axes[i] in 'SC'] or [i for i in channel if 'Q' in axes]
-    if len(named) != 1: _refuse(f'{name} with several pages (axes {axes}, shape {pixels.shape})', 'save the one that is meant as a PNG')
+    if len(named) != 1: _refuse(f'{name} with several pages or odd channels (axes {axes}, shape {pixels.shape})', 'save the one that is meant as a PNG')
     if 'Q' in axes: warn.append('planes read as colours')
     return np.moveaxis(pixels, named[0], 2)
 
@@ -491,7 +491,6 @@ def read_image(path, warn=None):
     Gray, palette, CMYK, RGBA, 10- to 16-bit, EXIF-turned, planar or channels-first files are converted; what was lost or guessed is
     appended to the list `warn` in words ('gray', 'palette', '12 bits in 16' ...). Raises `ImageError` on anything else: no image,
     truncated, several pages, NaN, one colour only, a side under `MIN_SIDE` px, more pixels than Pillow allows."""
-    import struct, tifffile
     path, warn = Path(path), [] if warn is None else warn
     if not path.is_file(): raise ImageError(f'{path}, which is not a file', 'a picture of one cell', 'check the path')
     head = path.open('rb').read(32)
@@ -501,8 +500,7 @@ def read_image(path, warn=None):
             warnings.simplefilter('error', Image.DecompressionBombWarning)
             pixels = read(path, warn)
     except ImageError: raise
-    except (OSError, ValueError, SyntaxError, EOFError, RuntimeError, IndexError, KeyError, TypeError, struct.error, zlib.error, tifffile.TiffFileError,
-            Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+    except Exception as e:  # whatever a parser may raise on a broken file
         raise ImageError(f'{path.name}, unreadable: {e}', 'a whole image file', 'open it in an image program and save it as PNG') from e
     if min(pixels.shape[:2]) < MIN_SIDE: _refuse(f'{path.name} of {pixels.shape[1]}x{pixels.shape[0]} px', f'both sides must have at least {MIN_SIDE} px')
     pixels = _to_rgb(_to_uint8(pixels, path.name, warn), path.name, warn)

@@ -210,11 +210,12 @@ def make_fabric(device: str = 'auto', devices: int = 1) -> Fabric:
 
 def epoch_order(n: int, settings: Training, labels, generator):
     "Indices of one epoch's images, in batches: shuffled, or with `balanced` drawn so that every class comes equally often."
+    if settings.balanced and not (labels.sum(1) > 0).all(): raise DataError('cells of unknown class', 'a class for every cell', 'say balanced=False')
     if not settings.balanced: order = torch.randperm(n, generator=generator)
     else:
         counts = torch.bincount(labels.argmax(1), minlength=labels.shape[1])
         order = torch.multinomial(1./counts[labels.argmax(1)].double(), n, replacement=True, generator=generator)
-    return [b for b in order.split(settings.batch_size) if len(b) > 1]       # batch normalisation needs two
+    return order.split(settings.batch_size)
 
 def check_loss(loss: float, norm: float, epoch: int, step: int, settings: Training, ceiling: float = 100.):
     "Raise `DivergenceError` where a loss or a gradient is not a number, or the loss above `ceiling` (Dice and cross-entropy start below 4)."
@@ -227,7 +228,7 @@ def train_epoch(fabric, model, average, optimizer, data, settings: Training, epo
     images, masks, targets = data
     generator = torch.Generator().manual_seed(1_000_003*settings.seed + epoch)
     torch.manual_seed(1_000_003*settings.seed + epoch)                       # dropout
-    order = epoch_order(len(images), settings, targets.cpu(), generator)
+    order = [b for b in epoch_order(len(images), settings, targets.cpu(), generator) if len(b) >= 2*fabric.world_size]   # batch normalisation needs two
     model.train(); sums = np.zeros(4)
     bar = tqdm(order, desc=f'epoch {epoch + 1}/{settings.epochs}', leave=False, disable=not progress)
     for i, batch in enumerate(bar):

@@ -1,0 +1,162 @@
+"""Train the bundled networks, and measure and publish what was trained.
+
+    python bench/train_bundled.py train blood-unet-28 --seed 0     # resumes where it stopped
+    python bench/train_bundled.py publish                          # half precision, model cards, measured numbers
+
+Training reads BloodMNIST's training split alone; the masks come from the recipes of 02_preprocessing, never from an
+expert. Runs land in runs/ (ignored by git), with one thread each, so that two can share a machine of two cores.
+"""
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+
+from blood_unet.core import bootstrap_mean, dice, sha256_file, versions, write_json
+from blood_unet.data import load_cells, load_expert, phantom
+from blood_unet.model import BUNDLED, BloodUNet, EightViews, count_parameters, save_checkpoint
+from blood_unet.preprocessing import make_masks
+from blood_unet.training import Training, class_scores, evaluate, fit
+
+RUNS, RESULTS = Path('runs'), Path(__file__).parent/'results'
+NETWORKS = {
+    'blood-unet-28': (28, dict(widths=(16, 48, 96, 192), decoder_depth=1), Training(epochs=20, strong=.15, turn=.3, learning_rate=3e-3)),
+    'blood-unet-64': (64, dict(widths=(16, 32, 64, 128, 192), decoder_depth=1), Training(epochs=18, strong=.35)),
+    'phantom-28': (28, dict(widths=(8, 16, 32), decoder_depth=1), Training(epochs=10, strong=.2, batch_size=32, learning_rate=4e-3)),
+}
+app = typer.Typer(help=__doc__)
+
+
+def labelled(cells):
+    "The cells with recipe masks where they have none of their own (the phantom's are exact)."
+    if cells.nucleus is not None: return cells
+    return dataclasses.replace(cells, nucleus=make_masks(cells.images, 'nucleus'), cell=make_masks(cells.images, 'cell'))
+
+
+def splits(name):
+    "Training and validation cells of a network, with masks."
+    size = NETWORKS[name][0]
+    if name.startswith('phantom'): return phantom(3000, size=size, seed=0), phantom(400, size=size, seed=10_000)
+    return tuple(labelled(load_cells('bloodmnist', split, size)) for split in ('train', 'val'))
+
+
+@app.command()
+def train(name: str, seed: int = 0):
+    "Train one network; the state in runs/NAME-SEED is taken up if it is there."
+    torch.set_num_threads(1)
+    size, options, settings = NETWORKS[name]
+    settings = dataclasses.replace(settings, seed=seed)
+    cells, val = splits(name)
+    torch.manual_seed(seed)
+    network = BloodUNet(input_size=size, **options)
+    folder = RUNS/f'{name}-{seed}'
+    history = fit(network, cells, val, settings, folder)
+    save_checkpoint(network, folder/'final', seed=seed, settings=dataclasses.asdict(settings), digest=cells.digest)
+    print(history.round(4).to_string())
+
+
+def interval(values): return dict(zip(('mean', 'low', 'high'), (round(float(v), 5) for v in bootstrap_mean(values))), n=len(values))
+
+
+def on_test(network, cells):
+    "Class scores on the test split and agreement with the recipe's masks, plain and over eight views."
+    rows = {}
+    for label, model in (('one view', network), ('eight views', EightViews(network))):
+        table = evaluate(model, cells)
+        rows[label] = class_scores(table) | dict(accuracy_interval=interval((table.label == table.predicted).astype(float)),
+            agreement_with_recipe={m: interval(table[f'{m}_dice']) for m in ('nucleus', 'cell')})
+    return rows
+
+
+def on_experts(network):
+    "Dice against experts on the half of each set that chose nothing, paired with the label recipe."
+    rows = {}
+    for name in ('jiangxi', 'cellavision', 'all_idb2'):
+        cells = load_expert(name, 'report')
+        recipe = {m: np.array([dice(a, b).item() for a, b in zip(make_masks(cells.images, m), getattr(cells, m))]) for m in ('nucleus', 'cell')}
+        rows[name] = {}
+        for label, model in (('one view', network), ('eight views', EightViews(network))):
+            table = evaluate(model, cells)
+            rows[name][label] = {m: dict(network=interval(table[f'{m}_dice']), recipe=interval(recipe[m]),
+                paired=interval(table[f'{m}_dice'] - recipe[m])) for m in ('nucleus', 'cell')}
+    return rows
+
+
+CARD = """# {name}
+
+Segments the nucleus and the whole of a blood cell and names its class, from one RGB image with the cell in the middle.
+
+**Not a medical device.** It must not be used for diagnosis, nor for any decision about a patient. It has seen one laboratory,
+one analyser and one stain, and healthy donors; nobody knows which of the images share a patient.
+
+- **Network**: `BloodUNet`, {parameters:,} weights, {size} px, stored in half precision; config.json says how it is built.
+- **Data**: the training split of {data}. Masks: the unsupervised recipes `nucleus` and `cell` of 02_preprocessing; no expert mask was used.
+- **Credit**: {credit}
+- **Recipe**: `python bench/train_bundled.py train {name} --seed {seed}`; seed {seed}; settings and data hash in config.json.
+
+The numbers below are those of the stored file, with 95 % bootstrap intervals over images.
+
+{tables}
+"""
+CREDIT = 'BloodMNIST (MedMNIST v2, Yang et al. 2023), from Acevedo et al. 2020, CC BY 4.0.'
+
+
+def format_interval(row): return f"{row['mean']:.4f} [{row['low']:.4f}, {row['high']:.4f}], n = {row['n']}"
+
+
+def tables(measured):
+    "The measured numbers of one network as Markdown."
+    lines = ['| test split | one view | eight views |', '|---|---|---|',
+             '| accuracy | ' + ' | '.join(format_interval(v['accuracy_interval']) for v in measured['test'].values()) + ' |',
+             '| AUROC | ' + ' | '.join(f"{v['auroc']:.4f}" for v in measured['test'].values()) + ' |']
+    for m in ('nucleus', 'cell'):
+        lines.append(f'| {m} Dice with the recipe (no expert: in-domain Dice not measured) | ' + ' | '.join(format_interval(v['agreement_with_recipe'][m]) for v in measured['test'].values()) + ' |')
+    if 'experts' not in measured: return '\n'.join(lines)
+    lines += ['', '| expert set (other stains and cameras; half that chose nothing) | mask | one view | eight views | recipe | eight views minus recipe |', '|---|---|---|---|---|---|']
+    for name, views in measured['experts'].items():
+        for m in ('nucleus', 'cell'):
+            one, eight = views['one view'][m], views['eight views'][m]
+            lines.append(f'| {name} | {m} | {format_interval(one["network"])} | {format_interval(eight["network"])} | {format_interval(one["recipe"])} | {format_interval(eight["paired"])} |')
+    return '\n'.join(lines)
+
+
+@app.command()
+def publish(names: list[str] = typer.Argument(None), seed: int = 0):
+    "Store networks in half precision beside the library, measure the stored files, write their cards and measured.json."
+    torch.set_num_threads(2)
+    for name in names or NETWORKS:
+        final = RUNS/f'{name}-{seed}'/'final'
+        facts, drawn = json.loads((final/'config.json').read_text())['facts'], name.startswith('phantom')
+        folder = save_checkpoint(BloodUNet.from_pretrained(final), BUNDLED/name, half=True, **facts)
+        network, size = BloodUNet.from_pretrained(folder), NETWORKS[name][0]
+        measured = dict(sha256=sha256_file(folder/'model.safetensors'), bytes=(folder/'model.safetensors').stat().st_size, seed=seed, versions=versions())
+        test = phantom(400, size=size, seed=20_000) if drawn else labelled(load_cells('bloodmnist', 'test', size))
+        measured |= dict(data=test.source, test=on_test(network, test))
+        if not drawn: measured['experts'] = on_experts(network)
+        card = CARD.format(name=name, parameters=count_parameters(network), size=size, seed=seed, tables=tables(measured),
+                           data='the phantom (drawn cells)' if drawn else f'{test.source} at {size} px', credit='none needed: the cells are drawn by this library' if drawn else CREDIT)
+        save_checkpoint(network, folder, half=True, card=card, **facts)
+        write_json(measured, folder/'measured.json')
+        print(tables(measured))
+
+
+@app.command()
+def seeds(name: str = 'blood-unet-28'):
+    "Test accuracy of every finished seed of a network, and of their ensemble; results/seeds.json."
+    from blood_unet.model import Ensemble
+    torch.set_num_threads(2)
+    test = load_cells('bloodmnist', 'test', NETWORKS[name][0])
+    networks = {int(p.parent.name.split('-')[-1]): BloodUNet.from_pretrained(p) for p in sorted(RUNS.glob(f'{name}-*/final'))}
+    score = lambda model: {label: class_scores(evaluate(m, test)) for label, m in (('one view', model), ('eight views', EightViews(model)))}
+    rows = {str(seed): score(network) for seed, network in networks.items()} | dict(ensemble=score(Ensemble(networks.values())))
+    table = pd.DataFrame({(s, v): r for s, views in rows.items() for v, r in views.items()}).T
+    print(table.round(4).to_string())
+    one = [rows[str(s)]['one view']['accuracy'] for s in networks]
+    write_json(dict(name=name, data=test.source, n=len(test), rows=rows, mean=float(np.mean(one)), spread=float(np.std(one, ddof=1)) if len(one) > 1 else None), RESULTS/'seeds.json')
+
+
+if __name__ == '__main__':
+    app()
