@@ -3,8 +3,8 @@
     python bench/adaptation.py adapt        # images of the set, labelled by the recipe; results/adaptation.json
     python bench/adaptation.py finetune     # expert masks, cross-validated; results/finetuning.json
 
-Measuring only: the licences of the expert sets do not allow shipping weights made from them. Settings were chosen on the even
-images of each set; `adapt` is reported on the odd ones.
+Measuring only: the licences of the expert sets do not allow shipping weights made from them. The odd images were seen in
+trials of these settings, so `adapt`, which reports on them, is not strictly held out.
 """
 import dataclasses
 from pathlib import Path

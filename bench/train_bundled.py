@@ -115,7 +115,7 @@ def tables(measured):
     for m in ('nucleus', 'cell'):
         lines.append(f'| {m} Dice with the recipe (no expert: in-domain Dice not measured) | ' + ' | '.join(format_interval(v['agreement_with_recipe'][m]) for v in measured['test'].values()) + ' |')
     if 'experts' not in measured: return '\n'.join(lines)
-    lines += ['', '| expert set (other stains and cameras; half that chose nothing) | mask | one view | eight views | recipe | eight views minus recipe |', '|---|---|---|---|---|---|']
+    lines += ['', '| expert set (other stains and cameras; odd images; the recipe was chosen on the even ones, but the odd ones were seen while it was made) | mask | one view | eight views | recipe | eight views minus recipe |', '|---|---|---|---|---|---|']
     for name, views in measured['experts'].items():
         for m in ('nucleus', 'cell'):
             one, eight = views['one view'][m], views['eight views'][m]
