@@ -13,19 +13,21 @@ cfg = ini['DEFAULT']
 
 
 class BuildWithBook(build_py):
-    "`build_py` that also copies the book, without its outputs, into the package."
+    "`build_py` that also copies the book, without its outputs, and the measurements that it reads into the package."
     def run(self):
         super().run()
         if self.editable_mode: return  # a checkout has its book in nbs/
         book = Path(self.build_lib) / cfg['lib_name'] / 'book'
         book.mkdir(parents=True, exist_ok=True)
-        for old in book.iterdir(): old.unlink()
+        for old in book.rglob('*.*'): old.unlink()
         for path in sorted((here / cfg['nbs_path']).glob('[0-9][0-9]_*.ipynb')):
             nb = json.loads(path.read_text(encoding='utf-8'))
             for cell in nb['cells']:
                 if cell['cell_type'] == 'code': cell.update(outputs=[], execution_count=None)
             (book / path.name).write_text(json.dumps(nb, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
         self.copy_file(str(here / cfg['nbs_path'] / 'paper.yaml'), str(book / 'paper.yaml'))
+        self.mkpath(str(book / 'results'))
+        for path in sorted((here / 'bench' / 'results').glob('*.json')): self.copy_file(str(path), str(book / 'results' / path.name))
 
 
 notebooks = cfg['notebooks_requirements'].split()

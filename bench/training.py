@@ -20,7 +20,7 @@ from blood_unet.model import BloodUNet, count_parameters
 from blood_unet.preprocessing import make_masks
 from blood_unet.training import dice_loss
 
-WIDTHS = (16, 32, 64, 128)
+WIDTHS, PEER = (16, 32, 64, 128), 'MONAI AttentionUnet'
 
 
 def tensors(split, limit):
@@ -55,8 +55,8 @@ def main(train: int = 4000, test: int = 1000, epochs: int = 6, threads: int = 2,
     x, m = tensors('train', train)
     x_test, m_test = tensors('test', test)
     networks, seconds = {}, {}
-    for name, build in (('BloodUNet', lambda: BloodUNet(widths=WIDTHS, decoder_depth=1)),
-                        ('MONAI AttentionUnet', lambda: AttentionUnet(2, 3, 2, channels=WIDTHS, strides=(2, 2, 2)))):
+    for name, build in (('BloodUNet', lambda: BloodUNet(widths=WIDTHS)), ('BloodUNet, decoder_depth=1', lambda: BloodUNet(widths=WIDTHS, decoder_depth=1)),
+                        (PEER, lambda: AttentionUnet(2, 3, 2, channels=WIDTHS, strides=(2, 2, 2)))):
         torch.manual_seed(0)
         network = build().to(memory_format=torch.channels_last)
         networks[name] = network, torch.optim.Adam(network.parameters(), lr=2e-3)
@@ -67,13 +67,13 @@ def main(train: int = 4000, test: int = 1000, epochs: int = 6, threads: int = 2,
         print(f'epoch {epoch + 1}:', {name: f'{len(x)/s[-1]:.0f} images/s' for name, s in seconds.items()}, flush=True)
     scores = {name: score(network, x_test, m_test) for name, (network, _) in networks.items()}
     rate = {name: len(x)/float(np.median(s)) for name, s in seconds.items()}
-    result = dict(images_per_second=rate, ratio=rate['BloodUNet']/rate['MONAI AttentionUnet'], seconds=seconds, threads=threads,
+    result = dict(images_per_second=rate, ratio={name: r/rate[PEER] for name, r in rate.items() if name != PEER}, seconds=seconds, threads=threads,
                   dice={name: bootstrap_mean(s) for name, s in scores.items()},
-                  dice_difference=bootstrap_mean(scores['BloodUNet'] - scores['MONAI AttentionUnet']),
+                  dice_difference={name: bootstrap_mean(s - scores[PEER]) for name, s in scores.items() if name != PEER},
                   parameters={name: count_parameters(network) for name, (network, _) in networks.items()},
                   cells=len(x), test_cells=len(x_test), epochs=epochs, widths=WIDTHS, truth='recipe masks', versions=versions(('torch', 'monai', 'blood_unet')))
     write_json(result, out)
-    print(f"{result['ratio']:.2f} times MONAI's speed; Dice {result['dice']}; difference {result['dice_difference']}")
+    print(f"times MONAI's speed: {result['ratio']}; Dice {result['dice']}; difference {result['dice_difference']}")
 
 
 if __name__ == '__main__':

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from .core import BloodUNetError, ImageError, ParameterError, atomic_path, overlay
 from .data import CLASSES, SUFFIXES, read_image
-from .model import BloodUNet
+from .model import BloodUNet, EightViews, predict
 from .paper import BookError, regenerate, run_in_place, writable_folder
 from .preprocessing import measure_cells
 
@@ -109,17 +109,12 @@ def closer_view(cell, least: int = 64):
     return top, left, closer
 
 def predict_closer(net, images, device: str = 'auto') -> list:
-    "`(nucleus, cell, class_probability)` for each uint8 image (H, W, 3), with a second look where `closer_view` asks for one."
-    first = net.predict(images, device=device)
-    found = list(zip(first.nucleus, first.cell, first.class_probability))
+    "`(nucleus, cell, class_probability)` for each uint8 image (H, W, 3); the class by a second look where `closer_view` asks for one."
+    first = predict(net, images, device=device)
     views = {i: view for i, cell in enumerate(first.cell) if (view := closer_view(cell, net.config['input_size']))}
-    if not views: return found
-    second = net.predict([images[i][t:t + n, l:l + n] for i, (t, l, n) in views.items()], device=device)
-    for j, (i, (t, l, n)) in enumerate(views.items()):
-        nucleus, cell = np.zeros_like(first.nucleus[i]), np.zeros_like(first.cell[i])
-        nucleus[t:t + n, l:l + n], cell[t:t + n, l:l + n] = second.nucleus[j], second.cell[j]
-        found[i] = nucleus, cell, second.class_probability[j]
-    return found
+    classes = first.class_probability.copy()
+    if views: classes[list(views)] = predict(net, [images[i][t:t + n, l:l + n] for i, (t, l, n) in views.items()], device=device).class_probability
+    return list(zip(first.nucleus, first.cell, classes))
 
 # %% ../nbs/14_cli.ipynb #931afe62
 KINDS = ('nucleus', 'cell', 'overlay')
@@ -163,12 +158,12 @@ class Segmented(NamedTuple):
 def segment_files(paths, out, model: str = 'blood-unet-64', device: str = 'auto', progress: bool = False) -> Segmented:
     """Segment and classify images of single white cells; write masks, overlays and `cells.csv` into `out`.
 
-    `paths`: image files and folders; `model`: a bundled name, a folder or a hub id. A file that cannot be read is reported
+    `paths`: image files and folders; `model`: a bundled name, a folder or a hub id, asked over the eight symmetries of the square. A file that cannot be read is reported
     in `failed` and in cells.csv, and the rest goes on. Raises `ParameterError` if `out` cannot be written or is an input
     folder, `CheckpointError` on an unknown model.
     """
     files, failed = find_images(paths)
-    net, out = BloodUNet.from_pretrained(model), _output_folder(out, paths, files)
+    net, out = EightViews(BloodUNet.from_pretrained(model)), _output_folder(out, paths, files)
     stems, rows = dict(zip(files, output_stems(files))), {}
     for batch in _batches(tqdm(files, disable=not progress, unit='image'), failed):
         found = predict_closer(net, [image for _, image, _ in batch], device)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PARTIAL', 'PALETTE', 'BloodUNetError', 'DataError', 'ImageError', 'ParameterError', 'CheckpointError',
            'DivergenceError', 'DeviceError', 'check_choice', 'atomic_path', 'sweep_partial', 'write_json',
-           'sha256_file', 'sha256_arrays', 'dice', 'iou', 'bootstrap_mean', 'format_mean', 'set_style', 'enlarge',
-           'overlay', 'show_cells', 'versions', 'save_figure']
+           'read_results', 'sha256_file', 'sha256_arrays', 'dice', 'iou', 'bootstrap_mean', 'format_mean', 'set_style',
+           'enlarge', 'overlay', 'show_cells', 'versions', 'save_figure']
 
 # %% ../nbs/00_core.ipynb #2b61d3e2
 import contextlib, hashlib, json, os, tempfile
@@ -18,6 +18,8 @@ import numpy as np
 import seaborn as sns
 from scipy.stats import bootstrap
 from skimage.segmentation import find_boundaries
+
+import blood_unet
 
 # %% ../nbs/00_core.ipynb #06f3f937
 class BloodUNetError(ValueError):
@@ -73,6 +75,17 @@ def write_json(data, final):
     "Write `data` as indented JSON, atomically; NaN is refused, since JSON has no word for it."
     text = json.dumps(data, indent=1, sort_keys=True, allow_nan=False)
     with atomic_path(final) as path: path.write_text(text + '\n')
+
+# %% ../nbs/00_core.ipynb #9c707b6e
+def read_results(name: str) -> dict:
+    "A committed measurement, `bench/results/NAME.json` of a checkout or `book/results/NAME.json` of an installed package; `DataError` if there is none."
+    package = Path(blood_unet.__file__).parent
+    folders = package.parent/'bench'/'results', package/'book'/'results'
+    folder = next((f for f in folders if f.is_dir()), folders[0])
+    try: return json.loads((folder/f'{name}.json').read_text())
+    except FileNotFoundError as error:
+        known = ', '.join(sorted(p.stem for p in folder.glob('*.json')))
+        raise DataError(f'no result {name!r} in {folder}', f'one of {known or "none: the folder is empty"}', f'check the name, or run the program in bench/ that writes it') from error
 
 # %% ../nbs/00_core.ipynb #05108d54
 def sha256_file(path) -> str:
@@ -187,8 +200,10 @@ def save_figure(fig, name: str, folder='figures', numbers: dict = None, phantom:
     """Save `fig` as `folder/name.png` with a record `folder/name.json`, both atomically; return the picture's path.
 
     `numbers`: what the figure shows, JSON-ready; `context`: where it comes from (dataset, digest, seed, checkpoint ...).
-    With `phantom` the picture is stamped. An existing picture is replaced as a whole.
+    With `phantom` the picture is stamped. An existing picture is replaced as a whole. Without a `folder` (None) nothing is
+    written, and None returned: a notebook read or tested by itself shows its figures and leaves those of the book alone.
     """
+    if folder is None: return None
     picture = Path(folder)/f'{name}.png'
     stamp = fig.text(.5, .5, 'PHANTOM: drawn cells, not blood', ha='center', va='center', rotation=20, fontsize=26,
                      color='black', alpha=.22, zorder=100, in_layout=False) if phantom else None

@@ -8,7 +8,8 @@ __all__ = ['RECIPES', 'SHAPE', 'closed_edges', 'published_upright', 'published',
            'central_group', 'fill_small_holes', 'finish_nucleus', 'nucleus', 'foreground_grey', 'foreground',
            'solidity', 'around', 'bluer_part', 'basin', 'finish_cell', 'cell', 'finish_red', 'red', 'otsu3_many',
            'otsu_many', 'Recipe', 'make_masks', 'add_masks', 'worst_decile', 'summary', 'recipe_dice', 'audit',
-           'measure_cells', 'to_tensor', 'to_uint8', 'Augmentation', 'draw_augmentation', 'apply_augmentation']
+           'measure_cells', 'to_tensor', 'to_uint8', 'Augmentation', 'draw_augmentation', 'Regions', 'draw_regions',
+           'optical_density', 'recolour_regions', 'apply_augmentation']
 
 # %% ../nbs/02_preprocessing.ipynb #883bc11e
 from collections.abc import Callable
@@ -432,19 +433,62 @@ def draw_augmentation(n: int, generator, flip: bool = True, rotation: float = 18
     tint = strength[..., 0]*(.3*uniform(n, 1).abs()*uniform(n, 1).abs() + .5*uniform(n, 3).abs()**3)
     return Augmentation(affine, stain, tint, noise*torch.rand(n, generator=generator))
 
+# %% ../nbs/02_preprocessing.ipynb #681eddce
+class Regions(NamedTuple):
+    "Numbers that give nucleus, cytoplasm and surroundings of n cells new colours; made by `draw_regions`."
+    changed: torch.Tensor   # (n,) 1 where a picture is changed at all
+    pasted: torch.Tensor    # (n,) 1 where the cell is set into the surroundings of another picture
+    scale: torch.Tensor     # (n, 3) factor of the optical density of nucleus, cytoplasm, surroundings
+    tint: torch.Tensor      # (n, 3, 3) optical density of R, G, B added to each of them
+    blur: torch.Tensor      # (n,) from -.5, sharpened, to 1, blurred
+
+def draw_regions(n: int, generator, share: float = .5) -> Regions:
+    """Draw new colours for the parts of `n` cells, a share `share` of them changed, from a CPU `torch.Generator`.
+
+    The nucleus gets the tint of its cytoplasm and more, so that it stays the darker of the two: what a stain can do to a cell,
+    and what a network has to bear on slides that it has never seen (domain randomisation, Tobin et al. 2017)."""
+    uniform = lambda *shape: 2*torch.rand(*shape, generator=generator) - 1
+    changed, pasted = ((torch.rand(n, generator=generator) < p).float() for p in (share, .5))
+    scale = torch.exp(torch.tensor([.25, .6, .8])*uniform(n, 3) + torch.tensor([0., -.1, -.1]))
+    cell = .7*uniform(n, 1)**2 + .3*uniform(n, 3)**2
+    tint = torch.stack([cell + .3*uniform(n, 3)**2, cell, .25*uniform(n, 3)**2], 1)
+    return Regions(changed, changed*pasted, scale, tint, changed*(.25 + .75*uniform(n)))
+
+def optical_density(images):
+    "Minus the natural logarithm of float images in [0, 1], from 0 (white) to 5.5 (black): what stains add up in (Lambert and Beer)."
+    return -torch.log(images.clamp(min=0) + 1/255)
+
+def recolour_regions(images, masks, numbers: Regions):
+    """Give nucleus, cytoplasm and surroundings colours of their own; float `(N, 3, H, W)` in [0, 1], masks `(N, 2, H, W)`, nucleus and cell.
+
+    A pasted cell is set into the picture before it in the batch, which is moved by half its sides, so that its own cell lies in the
+    corners: a neighbour that is not asked for."""
+    soft = F.avg_pool2d(masks, 3, 1, 1, count_include_pad=False)
+    nucleus, cell = soft[:, :1], soft.amax(1, keepdim=True)
+    pick = lambda t: t.view(-1, 1, 1, 1)
+    others = images.roll(1, 0).roll((images.shape[2]//2, images.shape[3]//2), (2, 3))
+    moved = torch.where(pick(numbers.pasted) > 0, cell*images + (1 - cell)*others, images)
+    parts = torch.cat([nucleus, cell - nucleus, 1 - cell], 1)
+    scale = torch.einsum('nrhw,nr->nhw', parts, numbers.scale)[:, None]
+    density = scale*optical_density(moved) + torch.einsum('nrhw,nrc->nchw', parts, numbers.tint)
+    moved = torch.exp(-density) - 1/255
+    moved = moved + pick(numbers.blur)*(F.avg_pool2d(moved, 3, 1, 1, count_include_pad=False) - moved)
+    return torch.where(pick(numbers.changed) > 0, moved.clamp(0, 1), images)
+
 # %% ../nbs/02_preprocessing.ipynb #e6802e1c
-def apply_augmentation(images, masks, numbers: Augmentation, noise=None):
+def apply_augmentation(images, masks, numbers: Augmentation, noise=None, regions: Regions = None):
     """Augment float images `(N, 3, H, W)` in [0, 1] and masks `(N, M, H, W)` in {0, 1} with the same geometry.
 
     `numbers`: from `draw_augmentation`, on the images' device; `noise`: standard normal `(N, 3, H, W)`, or None for no
-    pixel noise. Images are read bilinearly, and mirrored where the world ends; masks by nearest neighbour, and empty
+    pixel noise; `regions`: from `draw_regions`, or None to leave the parts of the picture in their own colours. Images are read bilinearly, and mirrored where the world ends; masks by nearest neighbour, and empty
     there, since only the cell in the middle is asked for. The result has
     the shapes and the ranges of the input; what is rotated by 90 degrees and not scaled is moved exactly.
     """
     grid = F.affine_grid(numbers.affine, list(images.shape), align_corners=False)
     images = F.grid_sample(images, grid, mode='bilinear', padding_mode='reflection', align_corners=False)
     masks = F.grid_sample(masks, grid, mode='nearest', padding_mode='zeros', align_corners=False)
-    density = -torch.log(images.clamp(min=0) + 1/255)
+    if regions is not None: images = recolour_regions(images, masks, regions)
+    density = optical_density(images)
     density = torch.einsum('nij,njhw->nihw', numbers.stain, density) + numbers.tint[..., None, None]
     images = torch.exp(-density) - 1/255
     if noise is not None: images = images + numbers.noise.view(-1, 1, 1, 1)*noise

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from .core import CheckpointError, DataError, DivergenceError, ParameterError, atomic_path, dice, sha256_arrays, sweep_partial
 from .data import CLASSES, Cells
 from .model import BloodUNet, MASKS, Output, pick_device, predict, save_checkpoint
-from .preprocessing import apply_augmentation, draw_augmentation, to_tensor, to_uint8
+from .preprocessing import Regions, apply_augmentation, draw_augmentation, draw_regions, to_tensor, to_uint8
 
 # %% ../nbs/04_training.ipynb #afc3c236
 def dice_loss(logits, masks, smooth: float = 1.):
@@ -62,7 +62,8 @@ class Training:
     `warmup` (share of the steps), `class_weight` and `smoothing` of the cross-entropy, `average` (decay of the weights'
     moving average, which is what is validated and kept), `balanced` (draw the classes equally often), `seed`.
     Augmentation: each image gets a mild or, with probability `strong`, a strong dose of turning, scaling and colour; a
-    strongly changed image counts `strong_class_weight` in the class loss, since colour is evidence for the class.
+    strongly changed image counts `strong_class_weight` in the class loss, since colour is evidence for the class. `regions`: share of
+    the images whose nucleus, cytoplasm and surroundings get colours of their own (`recolour_regions`), and count as strongly changed.
     """
     epochs: int = 10
     batch_size: int = 64
@@ -84,11 +85,12 @@ class Training:
     strong_scale: float = .5
     strong_colour: float = 1.
     strong_class_weight: float = .3
+    regions: float = 0.
 
     def __post_init__(self):
         for name in ('epochs', 'batch_size', 'learning_rate', 'clip'):
             if getattr(self, name) <= 0: raise ParameterError(f'{name}={getattr(self, name)}', 'a number above 0', 'raise it')
-        for name in ('strong', 'turn', 'smoothing', 'average', 'warmup'):
+        for name in ('strong', 'turn', 'smoothing', 'average', 'warmup', 'regions'):
             if not 0 <= getattr(self, name) <= 1: raise ParameterError(f'{name}={getattr(self, name)}', 'a share between 0 and 1', 'change it')
 
 # %% ../nbs/04_training.ipynb #e0ee2411
@@ -124,7 +126,9 @@ def augment_batch(images, masks, settings: Training, generator):
     numbers = draw_augmentation(n, generator, turn=mix(settings.turn, 1.), scale=mix(settings.scale, settings.strong_scale),
                                 shift=settings.shift, colour=mix(settings.colour, settings.strong_colour), noise=settings.noise)
     noise = torch.randn(images.shape, generator=generator).to(images.device) if settings.noise else None
-    x, m = apply_augmentation(images.float()/255, masks.float(), numbers.to(images.device), noise)
+    regions = draw_regions(n, generator, settings.regions) if settings.regions else None
+    if regions is not None: strong = torch.maximum(strong, regions.changed)
+    x, m = apply_augmentation(images.float()/255, masks.float(), numbers.to(images.device), noise, regions and Regions(*(t.to(images.device) for t in regions)))
     return x, m, mix(1., settings.strong_class_weight).to(images.device)
 
 # %% ../nbs/04_training.ipynb #449c0838

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 def wheel(tmp_path_factory):
     "Built from the files that git would commit, or from the source archive, without a network."
     dist, source = tmp_path_factory.mktemp('dist'), tmp_path_factory.mktemp('source')
-    for name in 'settings.ini setup.py MANIFEST.in constraints.txt Makefile LICENSE README.md CHANGELOG.md CITATION.cff CONTRIBUTING.md nbs blood_unet'.split():
+    for name in 'settings.ini setup.py MANIFEST.in constraints.txt Makefile LICENSE README.md CHANGELOG.md CITATION.cff CONTRIBUTING.md nbs blood_unet bench'.split():
         subprocess.run(['cp', '-r', ROOT/name, source], check=True)
     build = subprocess.run([sys.executable, '-m', 'build', '--no-isolation', '--outdir', dist, source], capture_output=True, text=True)
     assert build.returncode == 0, build.stdout[-2000:] + build.stderr[-2000:]
@@ -43,7 +43,7 @@ def installed(wheel, tmp_path_factory):
 def test_what_is_in_the_wheel(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     book = {Path(name).name for name in names if name.startswith('blood_unet/book/')}
-    assert book == {path.name for path in (ROOT/'nbs').glob('[0-9][0-9]_*.ipynb')} | {'paper.yaml'}
+    assert book == {path.name for path in (ROOT/'nbs').glob('[0-9][0-9]_*.ipynb')} | {'paper.yaml'} | {path.name for path in (ROOT/'bench'/'results').glob('*.json')}
     assert {f'blood_unet/weights/{MODEL}/{name}' for name in ('config.json', 'model.safetensors')} <= set(names)
     assert any(name.endswith('LICENSE') for name in names)
     assert not [name for name in names if name.startswith(('nbs/', 'tests/', 'bench/'))], 'nothing but the package is installed'
