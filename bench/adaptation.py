@@ -13,10 +13,9 @@ import numpy as np
 import torch
 import typer
 
-from blood_unet.core import bootstrap_mean, dice, versions, write_json
+from blood_unet.core import dice, interval, sha256_file, versions, write_json
 from blood_unet.data import load_expert
 from blood_unet.model import BloodUNet, EightViews, checkpoint_folder
-from blood_unet.core import sha256_file
 from blood_unet.preprocessing import make_masks
 from blood_unet.training import Training, evaluate, fit, resize_cells
 
@@ -24,8 +23,6 @@ RESULTS = Path(__file__).parent/'results'
 MILD = dict(batch_size=16, strong=0., turn=.7, scale=.2, colour=.1, average=.98)
 app = typer.Typer(help=__doc__)
 
-
-def interval(values): return dict(zip(('mean', 'low', 'high'), (round(float(v), 5) for v in bootstrap_mean(values))), n=len(values))
 
 
 def tuned(name, cells, size, settings):

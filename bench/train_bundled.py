@@ -18,7 +18,7 @@ import torch
 import typer
 from safetensors import safe_open
 
-from blood_unet.core import atomic_path, bootstrap_mean, dice, sha256_file, versions, write_json
+from blood_unet.core import atomic_path, dice, interval, sha256_file, versions, write_json
 from blood_unet.data import load_cells, load_expert, phantom
 from blood_unet.model import BUNDLED, BloodUNet, EightViews, count_parameters, predict, save_checkpoint
 from blood_unet.preprocessing import around, finish_nucleus, make_masks, radius, solidity
@@ -120,8 +120,6 @@ def train(name: str, seed: int = 0):
     save_checkpoint(network, folder/'final', seed=seed, settings=dataclasses.asdict(settings), digest=cells.digest, **{k: getattr(plan, k) for k in ('teacher', 'start', 'masks')})
     print(history.round(4).to_string())
 
-
-def interval(values): return dict(zip(('mean', 'low', 'high'), (round(float(v), 5) for v in bootstrap_mean(values))), n=len(values))
 
 
 def on_test(network, cells):

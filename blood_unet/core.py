@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PARTIAL', 'PALETTE', 'BloodUNetError', 'DataError', 'ImageError', 'ParameterError', 'CheckpointError',
            'DivergenceError', 'DeviceError', 'check_choice', 'atomic_path', 'sweep_partial', 'write_json',
-           'read_results', 'sha256_file', 'sha256_arrays', 'dice', 'iou', 'bootstrap_mean', 'format_mean', 'set_style',
-           'enlarge', 'overlay', 'show_cells', 'versions', 'save_figure']
+           'read_results', 'sha256_file', 'sha256_arrays', 'dice', 'iou', 'bootstrap_mean', 'interval', 'format_mean',
+           'set_style', 'enlarge', 'overlay', 'show_cells', 'versions', 'save_figure']
 
 # %% ../nbs/00_core.ipynb #2b61d3e2
 import contextlib, hashlib, json, os, tempfile
@@ -137,6 +137,10 @@ def bootstrap_mean(values, seed: int = 0, level: float = .95, n_resamples: int =
     result = bootstrap((values,), np.mean, confidence_level=level, n_resamples=n_resamples,
                        method='percentile', rng=np.random.default_rng(seed))
     return float(values.mean()), float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+def interval(values, digits: int = 5, **kwargs) -> dict:
+    "`bootstrap_mean` for a results file: `{'mean': ..., 'low': ..., 'high': ..., 'n': ...}`, rounded."
+    return {k: round(float(v), digits) for k, v in zip(('mean', 'low', 'high'), bootstrap_mean(values, **kwargs))} | dict(n=len(values))
 
 def format_mean(values, digits: int = 3, **kwargs) -> str:
     "`mean [low, high]` of `values` as text."

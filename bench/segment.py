@@ -1,0 +1,39 @@
+"""What `blood-unet segment` gives on the expert sets: network, recipe, and both, on each half; results/segment.json.
+
+    python bench/segment.py
+"""
+from pathlib import Path
+
+import numpy as np
+import torch
+import typer
+
+from blood_unet.cli import predict_closer, recipe_mask
+from blood_unet.core import dice, interval, sha256_file, versions, write_json
+from blood_unet.data import load_expert
+from blood_unet.model import BloodUNet, EightViews, checkpoint_folder, predict
+
+RESULTS = Path(__file__).parent/'results'
+
+
+def main(model: str = 'blood-unet-64', threads: int = 2):
+    torch.set_num_threads(threads)
+    network, rows = EightViews(BloodUNet.from_pretrained(model)), {}
+    for name in ('jiangxi', 'cellavision', 'all_idb2'):
+        rows[name] = {}
+        for half in ('choose', 'report'):
+            cells = load_expert(name, half)
+            plain, settled = predict(network, cells.images), predict_closer(network, list(cells.images))
+            rows[name][half] = {}
+            for i, mask in enumerate(('nucleus', 'cell')):
+                score = lambda masks: np.array([float(dice(a, b)) for a, b in zip(masks, getattr(cells, mask))])
+                scores = dict(network=score(getattr(plain, mask)), recipe=score([recipe_mask(image, mask) for image in cells.images]), both=score([s[i] for s in settled]))
+                rows[name][half][mask] = {k: interval(v) for k, v in scores.items()} | dict(
+                    worst_decile={k: round(float(np.sort(v)[:max(1, len(v)//10)].mean()), 5) for k, v in scores.items()},
+                    both_minus_network=interval(scores['both'] - scores['network']), both_minus_recipe=interval(scores['both'] - scores['recipe']))
+                print(name, half, mask, {k: v['mean'] for k, v in rows[name][half][mask].items() if k != 'worst_decile'}, flush=True)
+    write_json(dict(checkpoint=model, sha256=sha256_file(checkpoint_folder(model)/'model.safetensors'), views=8, sets=rows, versions=versions()), RESULTS/'segment.json')
+
+
+if __name__ == '__main__':
+    typer.run(main)
