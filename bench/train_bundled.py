@@ -232,8 +232,9 @@ def seeds(name: str = 'blood-unet-28'):
     rows = {str(seed): score(network) for seed, network in networks.items()} | dict(ensemble=score(Ensemble(networks.values())))
     table = pd.DataFrame({(s, v): r for s, views in rows.items() for v, r in views.items()}).T
     print(table.round(4).to_string())
-    one = [rows[str(s)]['one view']['accuracy'] for s in networks]
-    write_json(dict(name=name, data=test.source, n=len(test), rows=rows, mean=float(np.mean(one)), spread=float(np.std(one, ddof=1)) if len(one) > 1 else None), RESULTS/'seeds.json')
+    accuracy = {view: [rows[str(s)][view]['accuracy'] for s in networks] for view in ('one view', 'eight views')}
+    write_json(dict(name=name, data=test.source, n=len(test), rows=rows, mean={v: float(np.mean(a)) for v, a in accuracy.items()},
+                    spread={v: float(np.std(a, ddof=1)) if len(a) > 1 else None for v, a in accuracy.items()}), RESULTS/'seeds.json')
 
 
 if __name__ == '__main__':
