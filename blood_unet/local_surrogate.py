@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'FINE_PARTS', 'FILLS', 'Players', 'rim_width', 'part_labels', 'cell_parts', 'recipe_parts', 'median_colour',
-           'fill_one', 'make_fill', 'Game', 'make_game', 'all_coalitions', 'masked_images', 'play']
+           'fill_one', 'make_fill', 'Game', 'make_game', 'all_coalitions', 'masked_images', 'play', 'paint']
 
 # %% ../nbs/07_len.ipynb #1cf571ba
 from dataclasses import dataclass
@@ -59,8 +59,8 @@ def recipe_parts(images, fine: bool = False) -> Players:
     nucleus, cell, red = (make_masks(images, r) for r in ('nucleus', 'cell', 'red'))
     return cell_parts(nucleus & cell, cell, red & ~cell, fine)
 
-# %% ../nbs/07_len.ipynb #e86af51f
-FILLS = ('parts', 'background', 'blur', 'mean', 'donor')
+# %% ../nbs/07_len.ipynb #080d785a
+FILLS = ('nested', 'background', 'parts', 'blur', 'mean', 'donor')
 
 def median_colour(image, where):
     "Median colour (3,) of float image (3, H, W) over a bool mask, None where it is empty."
@@ -84,30 +84,34 @@ def fill_one(image, labels, names, donor, donor_labels, fill: str, seed: int = 0
     absent[:, is_part(labels, *outside)] = other[:, None]
     return absent
 
-def make_fill(x, players: Players, fill: str = 'parts', donors=None, donor_players: Players = None):
-    """What pixels show while their player is absent: float images (N, 3, H, W) to (N, 3, H, W).
+def make_fill(x, players: Players, fill: str = 'nested', donors=None, donor_players: Players = None):
+    """What pixels show while their player is absent: float images (N, 3, H, W) to (N, 3, H, W); for 'nested', while the cytoplasm is absent too.
 
-    `fill`: one of `FILLS`; 'parts' and 'background' read the players' names. `donors` (N, 3, H, W) and `donor_players`: other cells, by default the next of
+    `fill`: one of `FILLS`; 'nested', 'parts' and 'background' read the players' names. `donors` (N, 3, H, W) and `donor_players`: other cells, by default the next of
     `x`, around; a single image is its own donor only where it needs none. Raises `ParameterError` on an unknown fill or without a donor."""
     check_choice(fill, FILLS, 'fill')
-    if fill in ('parts', 'background') and not any('background' in n for n in players.names):
+    if fill in ('nested', 'parts', 'background') and not any('background' in n for n in players.names):
         raise ParameterError(f'fill={fill!r} for players {players.names[:3]} ...', "players named as in PARTS, such as 'background'", "choose fill='blur', 'mean' or 'donor'")
     if donors is None:
-        if len(x) < 2 and fill in ('parts', 'background', 'donor'): raise ParameterError(f'fill={fill!r} for one image', 'another picture to take background from', "give donors, or choose fill='blur'")
+        if len(x) < 2 and fill in ('nested', 'parts', 'background', 'donor'): raise ParameterError(f'fill={fill!r} for one image', 'another picture to take background from', "give donors, or choose fill='blur'")
         donors, donor_players = x.roll(-1, 0), Players(players.labels.roll(-1, 0), players.names)
     elif donor_players is None: donor_players = Players(torch.zeros(donors.shape[0], *donors.shape[2:], dtype=torch.long), players.names)
     return torch.stack([fill_one(i, l, players.names, d, dl, fill) for i, l, d, dl in zip(x, players.labels, donors, donor_players.labels)])
 
-# %% ../nbs/07_len.ipynb #86feeb10
+# %% ../nbs/07_len.ipynb #f2869132
 class Game(NamedTuple):
-    "`x`: float images (N, 3, H, W) in [0, 1]; `players`: who can be hidden; `absent`: what is shown instead (N, 3, H, W)."
+    """`x`: float images (N, 3, H, W) in [0, 1]; `players`: who can be hidden; `absent`: what is shown instead (N, 3, H, W).
+
+    `hosted`, `host`: a second fill (N, 3, H, W) for pixels whose host, a player (N, H, W), is shown; n for no host."""
     x: torch.Tensor
     players: Players
     absent: torch.Tensor
+    hosted: torch.Tensor = None
+    host: torch.Tensor = None
     @property
     def n(self) -> int: return len(self.players.names)
 
-def make_game(x, players: Players, fill: str = 'parts', always=(), **kwargs) -> Game:
+def make_game(x, players: Players, fill: str = 'nested', always=(), **kwargs) -> Game:
     """A `Game` of float images (N, 3, H, W) with a named fill; players named in `always` are shown whatever happens, and play no more.
 
     Without the nucleus' parts as players it gives the context effect. Raises `ParameterError` on unknown names or shapes that differ."""
@@ -117,7 +121,11 @@ def make_game(x, players: Players, fill: str = 'parts', always=(), **kwargs) -> 
     kept = [i for i, name in enumerate(players.names) if name not in always]
     new = torch.full((len(players.names) + 1,), -1)
     new[kept] = torch.arange(len(kept))
-    return Game(x, Players(new[players.labels], tuple(players.names[i] for i in kept)), absent)
+    playing = Players(new[players.labels], tuple(players.names[i] for i in kept))
+    if fill != 'nested': return Game(x, playing, absent)
+    cytoplasm = [new[i] for i, name in enumerate(players.names) if 'cytoplasm' in name][:1] or [torch.tensor(len(kept))]
+    inside = torch.isin(players.labels, torch.tensor([i for i, name in enumerate(players.names) if 'nucleus' in name]))
+    return Game(x, playing, absent, make_fill(x, players, 'parts', **kwargs), torch.where(inside, cytoplasm[0], len(kept)))
 
 def all_coalitions(n: int, limit: int = 16):
     "Every coalition of `n` players: bool (2**n, n), row r holding player i where bit i of r is set. Raises `ParameterError` above `limit` players."
@@ -126,9 +134,10 @@ def all_coalitions(n: int, limit: int = 16):
 
 def masked_images(game: Game, coalitions, rows):
     "The pictures of coalitions, bool tensor (B, n), of the images `rows` (B,): float (B, 3, H, W); all on the game's device."
-    shown = torch.cat([coalitions, coalitions.new_ones(len(coalitions), 1)], 1)             # the last column: always shown
-    keep = shown.gather(1, game.players.labels[rows].flatten(1) % shown.shape[1]).view(len(rows), 1, *game.x.shape[2:])
-    return torch.where(keep, game.x[rows], game.absent[rows])
+    shown = torch.cat([coalitions, coalitions.new_zeros(len(coalitions), 1), coalitions.new_ones(len(coalitions), 1)], 1)   # then never, then always shown
+    look = lambda labels: shown.gather(1, labels[rows].flatten(1) % shown.shape[1]).view(len(rows), 1, *game.x.shape[2:])
+    absent = game.absent[rows] if game.host is None else torch.where(look(game.host), game.hosted[rows], game.absent[rows])
+    return torch.where(look(game.players.labels), game.x[rows], absent)
 
 def play(game: Game, model, target, coalitions, batch_size: int = 512, progress=None):
     """Values of coalitions of every image of a game: float64 (N, S).
@@ -146,3 +155,13 @@ def play(game: Game, model, target, coalitions, batch_size: int = 512, progress=
         values[start:start + len(k)] = score(model, target, masked_images(game, members, rows), rows if n > 1 else torch.zeros_like(rows), batch_size)
         if progress: progress(len(k))
     return values.reshape(n, s)
+
+# %% ../nbs/07_len.ipynb #169fc5cd
+def paint(values, players: Players, spread: bool = False):
+    "Values of players, float (N, n), as maps: float64 (N, H, W), 0 where nobody plays. `spread`: each value divided by its player's pixels, so that the map sums to the values."
+    values = torch.as_tensor(np.asarray(values, np.float64))
+    n = len(players.names)
+    if tuple(values.shape) != (len(players.labels), n): raise ParameterError(f'values of shape {tuple(values.shape)}', f'{(len(players.labels), n)}', 'give one value a player and image')
+    if spread: values = values/torch.stack([(players.labels == i).sum((1, 2)) for i in range(n)], 1).clamp(min=1)
+    padded = torch.cat([values, values.new_zeros(len(values), 1)], 1)
+    return padded.gather(1, players.labels.flatten(1) % (n + 1)).view(players.labels.shape).numpy()
