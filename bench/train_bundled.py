@@ -2,6 +2,7 @@
 
     python bench/train_bundled.py train blood-unet-28 --seed 0     # resumes where it stopped
     python bench/train_bundled.py publish                          # half precision, model cards, measured numbers
+    python bench/train_bundled.py cards                            # the model cards again, from the measured numbers
 
 Training reads BloodMNIST's training split alone; the masks come from the recipes of 02_preprocessing, or from a network
 that learnt from them, never from an expert. Runs land in runs/ (ignored by git), with one thread each, so that two can share a machine of two cores.
@@ -150,11 +151,10 @@ CARD = """# {name}
 
 Segments the nucleus and the whole of a blood cell and names its class, from one RGB image with the cell in the middle.
 
-**Not a medical device.** It must not be used for diagnosis, nor for any decision about a patient. It has seen one laboratory,
-one analyser and one stain, and healthy donors; nobody knows which of the images share a patient.
+**Not a medical device.** It must not be used for diagnosis, nor for any decision about a patient. {seen}
 
 - **Network**: `BloodUNet`, {parameters:,} weights, {size} px, stored in half precision; config.json says how it is built.
-- **Data**: the training split of {data}. {masks}; no expert mask was used.
+- **Data**: {data}. {masks}; no expert mask was used.
 - **Credit**: {credit}
 - **Recipe**: `python bench/train_bundled.py train {name} --seed {seed}`; seed {seed}; settings and data hash in config.json.
 
@@ -162,11 +162,14 @@ The numbers below are those of the stored file, with 95 % bootstrap intervals ov
 
 {tables}
 """
+SEEN = 'It has seen one laboratory,\none analyser and one stain, and healthy donors; nobody knows which of the images share a patient.'
 CREDIT = 'BloodMNIST (MedMNIST v2, Yang et al. 2023), from Acevedo et al. 2020, CC BY 4.0.'
 
 
-def taught(plan):
-    "Where the masks and classes of a plan come from, in words."
+def taught(name):
+    "Where the masks and classes of a network come from, in words."
+    plan = NETWORKS[name]
+    if name.startswith('phantom'): return 'Masks and classes: those that the cells were drawn from, which are exact'
     text = 'Masks: the unsupervised recipes `nucleus` and `cell` of 02_preprocessing'
     if plan.masks: text += f', through networks trained on them ({", ".join(plan.masks)}), whose answers are less ragged; of several whole cells the most compact. Start: the weights of `{plan.start}`'
     if plan.teacher: text += f'. Classes: the labels and, with a weight of {plan.share:g}, what `{plan.teacher}` says of the same training images'
@@ -178,18 +181,27 @@ def format_interval(row): return f"{row['mean']:.4f} [{row['low']:.4f}, {row['hi
 
 def tables(measured):
     "The measured numbers of one network as Markdown."
-    lines = ['| test split | one view | eight views |', '|---|---|---|',
-             '| accuracy | ' + ' | '.join(format_interval(v['accuracy_interval']) for v in measured['test'].values()) + ' |',
-             '| AUROC | ' + ' | '.join(f"{v['auroc']:.4f}" for v in measured['test'].values()) + ' |']
-    for m in ('nucleus', 'cell'):
-        lines.append(f'| {m} Dice with the recipe (no expert: in-domain Dice not measured) | ' + ' | '.join(format_interval(v['agreement_with_recipe'][m]) for v in measured['test'].values()) + ' |')
+    truth = 'the exact masks' if measured['data'] == 'phantom' else 'the recipe (no expert: in-domain Dice not measured)'
+    views = [measured['test'][view] for view in ('one view', 'eight views')]
+    row = lambda what, texts: f'| {what} | ' + ' | '.join(texts) + ' |'
+    lines = ['| test split | one view | eight views |', '|---|---|---|', row('accuracy', (format_interval(v['accuracy_interval']) for v in views)), row('AUROC', (f"{v['auroc']:.4f}" for v in views))]
+    lines += [row(f'{m} Dice with {truth}', (format_interval(v['agreement_with_recipe'][m]) for v in views)) for m in ('nucleus', 'cell')]
     if 'experts' not in measured: return '\n'.join(lines)
     lines += ['', '| expert set (other stains and cameras; odd images; the recipe was chosen on the even ones, but the odd ones were seen while it was made) | mask | one view | eight views | recipe | eight views minus recipe |', '|---|---|---|---|---|---|']
-    for name, views in measured['experts'].items():
+    for name in ('jiangxi', 'cellavision', 'all_idb2'):
+        views = measured['experts'][name]
         for m in ('nucleus', 'cell'):
             one, eight = views['one view'][m], views['eight views'][m]
             lines.append(f'| {name} | {m} | {format_interval(one["network"])} | {format_interval(eight["network"])} | {format_interval(one["recipe"])} | {format_interval(eight["paired"])} |')
     return '\n'.join(lines)
+
+
+def card(name, network, measured):
+    "The model card of a stored network, from what was measured."
+    drawn, size = name.startswith('phantom'), NETWORKS[name].size
+    return CARD.format(name=name, parameters=count_parameters(network), size=size, seed=measured['seed'], tables=tables(measured), masks=taught(name),
+                       data=f'drawn cells (`data.phantom`) at {size} px, and no blood' if drawn else f"the training split of {measured['data']} at {size} px",
+                       seen='It has seen drawings only; it is there for the tests of this library.' if drawn else SEEN, credit='none needed: the cells are drawn by this library.' if drawn else CREDIT)
 
 
 def history_of(name, seed):
@@ -213,12 +225,18 @@ def publish(names: list[str] = typer.Argument(None), seed: int = 0):
         test = phantom(400, size=size, seed=20_000) if drawn else labelled(load_cells('bloodmnist', 'test', size))
         measured |= dict(data=test.source, test=on_test(network, test))
         if not drawn: measured['experts'] = on_experts(network)
-        card = CARD.format(name=name, parameters=count_parameters(network), size=size, seed=seed, tables=tables(measured), masks=taught(NETWORKS[name]),
-                           data='the phantom (drawn cells)' if drawn else f'{test.source} at {size} px', credit='none needed: the cells are drawn by this library' if drawn else CREDIT)
-        save_checkpoint(network, folder, half=True, card=card, **facts)
+        save_checkpoint(network, folder, half=True, card=card(name, network, measured), **facts)
         write_json(measured, folder/'measured.json')
         with atomic_path(folder/'history.csv') as path: history_of(name, seed).round(6).to_csv(path, index=False)
         print(tables(measured))
+
+
+@app.command()
+def cards():
+    "Write the cards of the bundled networks again from their measured.json."
+    for folder in sorted(path.parent for path in BUNDLED.glob('*/measured.json')):
+        text = card(folder.name, BloodUNet.from_pretrained(folder), json.loads((folder/'measured.json').read_text()))
+        with atomic_path(folder/'README.md') as path: path.write_text(text)
 
 
 @app.command()

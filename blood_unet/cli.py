@@ -22,11 +22,11 @@ from skimage.filters import threshold_multiotsu
 from skimage.measure import label, regionprops
 from tqdm.auto import tqdm
 
-from .core import BloodUNetError, ImageError, ParameterError, atomic_path, overlay
+from .core import BloodUNetError, CheckpointError, ParameterError, atomic_path, overlay
 from .data import CLASSES, SUFFIXES, read_image
 from .model import BloodUNet, EightViews, predict
 from .paper import BookError, regenerate, run_in_place, writable_folder
-from .preprocessing import make_masks, measure_cells
+from .preprocessing import drop_small, fill_small_holes, make_masks, measure_cells
 
 # %% ../nbs/14_cli.ipynb #13fd98fc
 def find_images(paths) -> tuple:
@@ -121,14 +121,16 @@ def closer_view(cell, least: int = 64):
     top, left = (int(np.clip(round(c - closer/2), 0, n - closer)) for c, n in zip(center, cell.shape))
     return top, left, closer
 
-def predict_closer(net, images, device: str = 'auto') -> list:
-    "`(nucleus, cell, class_probability)` for each uint8 image (H, W, 3): settled masks; the class by a second look where `closer_view` asks for one."
+def predict_closer(net, images, device: str = 'auto', specks: float = .05) -> list:
+    """`(nucleus, cell, class_probability)` for each uint8 image (H, W, 3): settled masks; the class by a second look where `closer_view` asks for one.
+
+    Parts of a mask below the share `specks` of its largest are dropped, they are no lobes; holes of a cell are filled, and pinholes of a nucleus."""
     first = predict(net, images, device=device)
     views = {i: view for i, cell in enumerate(first.cell) if (view := closer_view(cell, net.config['input_size']))}
     classes = first.class_probability.copy()
     if views: classes[list(views)] = predict(net, [images[i][t:t + n, l:l + n] for i, (t, l, n) in views.items()], device=device).class_probability
-    nuclei, cells = ([settle(p, recipe_mask(image, m)) for p, image in zip(probabilities, images)]
-                     for m, probabilities in (('nucleus', first.nucleus_probability), ('cell', first.cell_probability)))
+    nuclei, cells = ([fill_small_holes(drop_small(settle(p, recipe_mask(image, m)), specks), holes) for p, image in zip(probabilities, images)]
+                     for m, probabilities, holes in (('nucleus', first.nucleus_probability, .03), ('cell', first.cell_probability, 1.)))
     return [(nucleus, cell | nucleus, probability) for nucleus, cell, probability in zip(nuclei, cells, classes)]
 
 # %% ../nbs/14_cli.ipynb #931afe62
@@ -162,7 +164,7 @@ def row(file, image, nucleus, cell, class_probability, notes=()) -> dict:
     numbers = dict(zip(COLUMNS[2:10], np.round(class_probability, 6)))
     warning = '; '.join([*(f'input: {note}' for note in notes), *doubts(image, nucleus, class_probability)])
     return dict(file=str(file), **{'class': CLASSES[int(class_probability.argmax())]}, **numbers, nucleus_px=int(nucleus.sum()),
-                nucleus_fraction=round(float(nucleus.mean()), 6), nc_ratio=measured['nc_ratio'], nucleus_parts=int(measured['nucleus_parts']), warning=warning)
+                nucleus_fraction=round(float(nucleus.mean()), 6), nc_ratio=round(measured['nc_ratio'], 6), nucleus_parts=int(measured['nucleus_parts']), warning=warning)
 
 # %% ../nbs/14_cli.ipynb #91a68107
 class Segmented(NamedTuple):
@@ -175,10 +177,10 @@ def segment_files(paths, out, model: str = 'blood-unet-64', device: str = 'auto'
 
     `paths`: image files and folders; `model`: a bundled name, a folder or a hub id, asked over the eight symmetries of the square. A file that cannot be read is reported
     in `failed` and in cells.csv, and the rest goes on. Raises `ParameterError` if `out` cannot be written or is an input
-    folder, `CheckpointError` on an unknown model.
+    folder, `CheckpointError` on an unknown model or one of other classes.
     """
     files, failed = find_images(paths)
-    net, out = EightViews(BloodUNet.from_pretrained(model)), _output_folder(out, paths, files)
+    net, out = EightViews(_eight_classes(BloodUNet.from_pretrained(model), model)), _output_folder(out, paths, files)
     stems, rows = dict(zip(files, output_stems(files))), {}
     for batch in _batches(tqdm(files, disable=not progress, unit='image'), failed):
         found = predict_closer(net, [image for _, image, _ in batch], device)
@@ -189,6 +191,11 @@ def segment_files(paths, out, model: str = 'blood-unet-64', device: str = 'auto'
     table = pd.DataFrame(lines, columns=COLUMNS).astype(dict(nucleus_px='Int64', nucleus_parts='Int64'))
     _write({out/'cells.csv': table.to_csv(index=False).encode()})
     return Segmented(table, failed)
+
+def _eight_classes(net, name):
+    classes = net.config['n_classes']
+    if classes == len(CLASSES): return net
+    raise CheckpointError(f'{name}, a network of {classes} classes', f'the {len(CLASSES)} classes of cells.csv', 'name another with --model, or call model.predict')
 
 def _batches(files, failed, pixels: int = 8_000_000):
     batch, total = [], 0

@@ -189,12 +189,11 @@ def checkpoint_folder(name) -> Path:
                               'a repository that can be reached', f'check the network, or use a bundled one: {bundled}') from error
 
 # %% ../nbs/03_model.ipynb #f5362594
-def from_pretrained(name='blood-unet-28', weights: bool = True) -> BloodUNet:
+def from_pretrained(name='blood-unet-28') -> BloodUNet:
     "The `BloodUNet` of a bundled name, a folder or a hub id, in eval mode; `CheckpointError` if it is missing or does not fit exactly."
     folder = checkpoint_folder(name)
-    try: config = json.loads((folder/'config.json').read_text())['model']
-    except (ValueError, KeyError) as error: raise CheckpointError(f'{folder/"config.json"} ({error!r})', "JSON with a 'model' entry", 'download the folder again') from error
-    model = BloodUNet(**config)
+    try: model = BloodUNet(**json.loads((folder/'config.json').read_text())['model'])
+    except (ValueError, KeyError, TypeError) as error: raise CheckpointError(f'{folder/"config.json"} ({error})', "JSON whose 'model' entry holds the options of a BloodUNet", 'is it a checkpoint of this library? If so, fetch the folder again') from error
     return load_weights(model, folder/'model.safetensors').eval()
 
 BloodUNet.from_pretrained = staticmethod(from_pretrained)

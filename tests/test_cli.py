@@ -91,13 +91,3 @@ def test_an_earlier_table_survives_a_failure(slide, tmp_path, monkeypatch):
     monkeypatch.setattr(core.os, 'replace', full)
     with pytest.raises(ParameterError): segment_files(slide, out, model=MODEL)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-
-
-def test_readme_code_works_as_pasted(tmp_path, monkeypatch, capsys):
-    readme = (Path(__file__).parents[1]/'README.md').read_text()
-    code = readme.split('```python\n')[1].split('```')[0]
-    assert len(code.splitlines()) == 5
-    monkeypatch.chdir(tmp_path)
-    exec(code.replace("'auto'", "'phantom'"), {})  # without the wait for a download
-    assert Image.open(tmp_path/'cells.png').width > 400
-    assert capsys.readouterr().out.count("'") == 16

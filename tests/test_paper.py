@@ -1,17 +1,21 @@
 """The book runner as a person meets it: exit status, messages, kills, folders that cannot be written."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 from nbformat.v4 import new_code_cell, new_notebook
 
 from blood_unet import cli, paper
 from blood_unet.core import ParameterError, sha256_file
+from blood_unet.data import phantom
 
 SPEC = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
 DRAW = '''import matplotlib.pyplot as plt
@@ -99,6 +103,17 @@ def test_a_terminated_run_leaves_everything_as_it_was(toy, tmp_path):
         if not os.path.exists(f'/proc/{kernel}'): break
         time.sleep(.1)
     assert not os.path.exists(f'/proc/{kernel}'), 'the kernel ends with its run'
+
+
+def test_a_folder_of_unlabelled_pictures_goes_through_the_book(tmp_path):
+    book, own = tmp_path/'nbs', tmp_path/'own'
+    for folder in (book, own): folder.mkdir()
+    for name in ('02_preprocessing', '03_model', '04_training'): shutil.copy(paper.book_folder()/f'{name}.ipynb', book)
+    (book/'paper.yaml').write_text('quick: {}')
+    for i, image in enumerate(phantom(40, size=64, seed=6).images): Image.fromarray(image).save(own/f'{i}.png')
+    table = paper.regenerate(dataset=str(own), out=tmp_path/'out', book=book)
+    assert [Path(f).stem for f in table.file] == ['fig1_dataset', 'fig2_pipeline', 'fig3_base_network', 'fig4_joint_architecture', 'fig_training_curves', 'manifest']
+    assert {record.get('dataset') for record in json.loads((tmp_path/'out'/'manifest.json').read_text())['figures'].values()} == {'folder own', 'none: drawn from the network'}
 
 
 def test_folders_that_cannot_be_written(toy, read_only):

@@ -1,5 +1,9 @@
 """The README's table holds what was measured, and its Python lines run as pasted."""
-import os, re, runpy, subprocess, sys
+import os
+import re
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 TOP = Path(__file__).parent.parent
@@ -14,6 +18,7 @@ def test_table_is_what_was_measured():
 
 def test_snippet_runs_as_pasted(tmp_path):
     code, = re.findall(r'```python\n(.*?)```', (TOP/'README.md').read_text(), re.S)
+    assert len(code.splitlines()) == 5
     environment = {k: v for k, v in os.environ.items() if k != 'BLOOD_UNET_DATA'} | dict(MPLBACKEND='agg', PYTHONPATH=str(TOP))
     code = code.replace("'auto'", "'phantom'")                                   # the test asks no server
     found = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=environment, capture_output=True, text=True)
