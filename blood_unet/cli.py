@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'COLUMNS', 'app', 'find_images', 'output_stems', 'dark_parts', 'doubts', 'settle', 'recipe_mask',
-           'closer_view', 'predict_closer', 'write_pictures', 'row', 'Segmented', 'segment_files', 'segment', 'figures',
-           'book', 'main']
+           'closer_view', 'predict_closer', 'png_bytes', 'write_all', 'write_pictures', 'row', 'Segmented',
+           'segment_files', 'batches', 'output_folder', 'segment', 'figures', 'book', 'main']
 
 # %% ../nbs/14_cli.ipynb #63d6c893
 import io, shutil, signal, sys
@@ -137,13 +137,14 @@ def predict_closer(net, images, device: str = 'auto', specks: float = .05) -> li
 KINDS = ('nucleus', 'cell', 'overlay')
 COLUMNS = ['file', 'class', *(f'p_{name.replace(" ", "_")}' for name in CLASSES), 'nucleus_px', 'nucleus_fraction', 'nc_ratio', 'nucleus_parts', 'warning']
 
-def _png(array) -> bytes:
+def png_bytes(array) -> bytes:
+    "A uint8 array (H, W) or (H, W, 3) as the bytes of a PNG file."
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format='PNG')
     return buffer.getvalue()
 
-def _write(contents: dict):
-    "Write `{path: bytes}`, all or none."
+def write_all(contents: dict):
+    "Write `{path: bytes}`, all or none; raises `ParameterError` with the system's reason."
     done = []
     try:
         for path, content in contents.items():
@@ -156,7 +157,7 @@ def _write(contents: dict):
 def write_pictures(image, nucleus, cell, out, stem: str):
     "Write `STEM_nucleus.png` and `STEM_cell.png` (0 or 255, the image's size) and `STEM_overlay.png` (outlines, enlarged if small) into `out`."
     arrays = nucleus.astype(np.uint8)*255, cell.astype(np.uint8)*255, overlay(image, nucleus, cell)
-    _write({Path(out)/f'{stem}_{kind}.png': _png(array) for kind, array in zip(KINDS, arrays)})
+    write_all({Path(out)/f'{stem}_{kind}.png': png_bytes(array) for kind, array in zip(KINDS, arrays)})
 
 def row(file, image, nucleus, cell, class_probability, notes=()) -> dict:
     "One line of cells.csv: see `COLUMNS`; areas in pixels, fractions of the image, N:C ratio as in `measure_cells`."
@@ -180,16 +181,16 @@ def segment_files(paths, out, model: str = 'blood-unet-64', device: str = 'auto'
     folder, `CheckpointError` on an unknown model or one of other classes.
     """
     files, failed = find_images(paths)
-    net, out = EightViews(_eight_classes(BloodUNet.from_pretrained(model), model)), _output_folder(out, paths, files)
+    net, out = EightViews(_eight_classes(BloodUNet.from_pretrained(model), model)), output_folder(out, paths, files)
     stems, rows = dict(zip(files, output_stems(files))), {}
-    for batch in _batches(tqdm(files, disable=not progress, unit='image'), failed):
+    for batch in batches(tqdm(files, disable=not progress, unit='image'), failed):
         found = predict_closer(net, [image for _, image, _ in batch], device)
         for (path, image, notes), (nucleus, cell, probability) in zip(batch, found):
             rows[path] = row(path, image, nucleus, cell, probability, notes)
             write_pictures(image, nucleus, cell, out, stems[path])
     lines = [rows[path] for path in files if path in rows] + [dict(file=file, warning=f'not segmented: {why}') for file, why in failed.items()]
     table = pd.DataFrame(lines, columns=COLUMNS).astype(dict(nucleus_px='Int64', nucleus_parts='Int64'))
-    _write({out/'cells.csv': table.to_csv(index=False).encode()})
+    write_all({out/'cells.csv': table.to_csv(index=False).encode()})
     return Segmented(table, failed)
 
 def _eight_classes(net, name):
@@ -197,7 +198,8 @@ def _eight_classes(net, name):
     if classes == len(CLASSES): return net
     raise CheckpointError(f'{name}, a network of {classes} classes', f'the {len(CLASSES)} classes of cells.csv', 'name another with --model, or call model.predict')
 
-def _batches(files, failed, pixels: int = 8_000_000):
+def batches(files, failed, pixels: int = 8_000_000, most: int = 64):
+    "Lists of `(path, image, notes)` of readable files, up to `most` images or about `pixels` pixels each; the reason for every other file goes into `failed`."
     batch, total = [], 0
     for path in files:
         notes = []
@@ -207,14 +209,15 @@ def _batches(files, failed, pixels: int = 8_000_000):
             continue
         batch.append((path, image, notes))
         total += image.shape[0]*image.shape[1]
-        if total > pixels or len(batch) == 64:
+        if total > pixels or len(batch) == most:
             yield batch
             batch, total = [], 0
     if batch: yield batch
 
-def _output_folder(out, paths, files) -> Path:
+def output_folder(out, paths, files, endings=tuple(f'{kind}.png' for kind in KINDS)) -> Path:
+    "The folder `out`, made and writable, in which no `STEM_ENDING` is an input; raises `ParameterError` otherwise."
     inputs = {Path(p).resolve() for p in ([paths] if isinstance(paths, (str, Path)) else paths)}
-    written = {(Path(out)/f'{stem}_{kind}.png').resolve() for stem in output_stems(files) for kind in KINDS}
+    written = {(Path(out)/f'{stem}_{ending}').resolve() for stem in output_stems(files) for ending in endings}
     if Path(out).resolve() in inputs or written & {path.resolve() for path in files}:
         raise ParameterError(f'output folder {out}, which holds the input', 'another folder', 'name a new one with --out')
     return writable_folder(out)

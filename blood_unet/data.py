@@ -482,7 +482,7 @@ def _to_rgb(pixels, name, warn):
         warn.append('transparent')
         colour = np.rint(255 + (colour - 255.)*(alpha/255)).astype(np.uint8)
     if colour.shape[2] == 1 or np.ptp(colour.astype(int), axis=2).max() <= 2: warn.append('gray')
-    return np.ascontiguousarray(np.broadcast_to(colour, (*colour.shape[:2], 3)))
+    return np.array(np.broadcast_to(colour, (*colour.shape[:2], 3)), order='C')
 
 # %% ../nbs/01_data.ipynb #4a2a1e6c
 def read_image(path, warn=None):
