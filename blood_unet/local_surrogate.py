@@ -102,7 +102,7 @@ def make_fill(x, players: Players, fill: str = 'nested', donors=None, donor_play
     elif donor_players is None: donor_players = Players(torch.zeros(donors.shape[0], *donors.shape[2:], dtype=torch.long), players.names)
     return torch.stack([fill_one(i, l, players.names, d, dl, fill) for i, l, d, dl in zip(x, players.labels, donors, donor_players.labels)])
 
-# %% ../nbs/07_len.ipynb #f2869132
+# %% ../nbs/07_len.ipynb #2c51d0dc
 class Game(NamedTuple):
     """`x`: float images (N, 3, H, W) in [0, 1]; `players`: who can be hidden; `absent`: what is shown instead (N, 3, H, W).
 
@@ -114,6 +114,11 @@ class Game(NamedTuple):
     host: torch.Tensor = None
     @property
     def n(self) -> int: return len(self.players.names)
+    def to(self, device):
+        "The game on a device, its images with channels last: convolutions are faster so."
+        image = lambda t: None if t is None else t.to(device, memory_format=torch.channels_last)
+        host = None if self.host is None else self.host.to(device)
+        return Game(image(self.x), Players(self.players.labels.to(device), self.players.names), image(self.absent), image(self.hosted), host)
 
 def make_game(x, players: Players, fill: str = 'nested', always=(), **kwargs) -> Game:
     """A `Game` of float images (N, 3, H, W) with a named fill; players named in `always` are shown whatever happens, and play no more.
@@ -148,7 +153,8 @@ def play(game: Game, model, target, coalitions, batch_size: int = 512, progress=
 
     `coalitions`: bool (S, n), the same for all images, or (N, S, n). `target`: of room 05, with a region or class an image. The work is N x S
     forwards in batches of `batch_size`; `progress`: called with the number done. Raises `ParameterError` on coalitions of another width, NaN outputs."""
-    coalitions = torch.as_tensor(np.asarray(coalitions))
+    home = model_device(model)
+    game, coalitions = game.to(home), torch.as_tensor(np.asarray(coalitions))
     if coalitions.dtype != torch.bool or coalitions.shape[-1] != game.n: raise ParameterError(f'{coalitions.dtype} coalitions of shape {tuple(coalitions.shape)}', f'bool (S, {game.n})', 'give one column a player')
     n, s = len(game.x), coalitions.shape[-2]
     values = np.empty(n*s)
@@ -156,6 +162,7 @@ def play(game: Game, model, target, coalitions, batch_size: int = 512, progress=
         k = torch.arange(start, min(start + batch_size, n*s))
         rows, column = k//s, k % s
         members = coalitions[column] if coalitions.ndim == 2 else coalitions[rows, column]
+        rows, members = rows.to(home), members.to(home)
         values[start:start + len(k)] = score(model, target, masked_images(game, members, rows), rows if n > 1 else torch.zeros_like(rows), batch_size)
         if progress: progress(len(k))
     return values.reshape(n, s)
