@@ -9,7 +9,7 @@ __all__ = ['BASELINES', 'HEAT_MAPS', 'LEN_WIDTHS', 'SHAPE_WIDTHS', 'channel_of',
            'twin', 'differentiable', 'in_batches', 'find_layer', 'to_image', 'check_layer', 'grad_cam', 'make_baseline',
            'integrated_gradients', 'saliency', 'gates', 'attention_weights', 'attention_maps', 'mask_logits',
            'probability_map', 'darkness', 'centre_blob', 'edges', 'random_map', 'untrained_maps', 'untrained_len',
-           'untrained_shape']
+           'untrained_shape', 'cut_windows', 'centre_of_mass', 'follow_slope', 'draw_map']
 
 # %% ../nbs/05_heatmaps.ipynb #1209a6bd
 import contextlib
@@ -318,11 +318,11 @@ def attention_maps(model, x, kind: str = 'spatial', gate: str = None, batch_size
         module.register_forward_pre_hook(lambda m, inputs: kept.append(inputs[0]))
         return in_batches(model, x, batch_size, attribute).numpy()
 
-# %% ../nbs/05_heatmaps.ipynb #2a030b36
+# %% ../nbs/05_heatmaps.ipynb #1dacba63
 HEAT_MAPS = {'Grad-CAM': lambda model, target, x, seed=0: grad_cam(model, target, x),
              'integrated gradients': lambda model, target, x, seed=0: integrated_gradients(model, target, x),
              'saliency': lambda model, target, x, seed=0: saliency(model, target, x),
-             'SmoothGrad': lambda model, target, x, seed=0: saliency(model, target, x, samples=16, noise=.05, seed=seed),
+             'SmoothGrad': lambda model, target, x, seed=0: saliency(model, target, x, samples=8, noise=.05, seed=seed),
              'spatial attention': lambda model, target, x, seed=0: attention_maps(model, x, 'spatial'),
              'channel attention': lambda model, target, x, seed=0: attention_maps(model, x, 'channel')}
 
@@ -383,3 +383,41 @@ CONTROLS = {'probability map': lambda model, target, x, seed=0: probability_map(
             'random': lambda model, target, x, seed=0: random_map(x, seed),
             'untrained LEN': lambda model, target, x, seed=0: untrained_len(model, x, seed, channel_of(target)),
             'untrained ShapeModel': lambda model, target, x, seed=0: untrained_shape(model, x, seed, channel_of(target))}
+
+# %% ../nbs/05_heatmaps.ipynb #a34cffda
+def cut_windows(image, side: int, shifts):
+    "Square windows of a uint8 image (H, W, 3), their middles `shifts` (K, 2) px down and right of the image's: uint8 (K, side, side, 3). Raises `ParameterError` where one leaves the image: nothing is padded."
+    corners = (np.array(image.shape[:2]) - side)//2 + np.asarray(shifts, int)
+    if (corners < 0).any() or (corners + side > image.shape[:2]).any():
+        raise ParameterError(f'windows of {side} px moved by up to {np.abs(shifts).max()} px in an image of {image.shape[:2]}', 'windows within the image', 'move them less, or make them smaller')
+    return np.stack([image[r:r + side, c:c + side] for r, c in corners])
+
+def centre_of_mass(maps):
+    "Centre of mass, row and column in pixels, of what lies above the median of each map (N, H, W): float64 (N, 2); the middle of a map of one value."
+    above = np.maximum(maps - np.median(maps, axis=(1, 2), keepdims=True), 0)
+    above = above + (above.sum((1, 2), keepdims=True) == 0)
+    middles = [np.arange(n) + .5 for n in maps.shape[1:]]
+    return np.stack([(above.sum(2)*middles[0]).sum(1), (above.sum(1)*middles[1]).sum(1)], 1)/above.sum((1, 2))[:, None]
+
+def follow_slope(maps, moved):
+    """How far maps follow a cell: the slope, through the origin, of the displacement of their centre of mass on the cell's, one an image: float64 (N,).
+
+    `maps`: (N, K + 1, H, W), the first with the cell in the middle; `moved` (K, 2): displacement of the cell, down and right, in map pixels, in the others. 1: with the cell; 0: not at all."""
+    centres = centre_of_mass(maps.reshape(-1, *maps.shape[2:])).reshape(*maps.shape[:2], 2)
+    moved = np.asarray(moved, np.float64)
+    return ((centres[:, 1:] - centres[:, :1])*moved).sum((1, 2))/(moved**2).sum()
+
+# %% ../nbs/05_heatmaps.ipynb #da3abd6f
+def draw_map(axis, heat, image=None, nucleus=None, cell=None, signed: bool = None, clip: float = 99.5):
+    """Draw a heat map (H, W) over a grey picture of its uint8 image (H, W, 3), with outlines of bool masks; returns what a colour bar needs.
+
+    `signed`, by default whether there are values below 0: red for, blue against, the scale symmetric about 0 and cut at the `clip` percentile of the magnitude. Otherwise dark to bright, from its minimum to its maximum."""
+    signed = heat.min() < 0 if signed is None else signed
+    limit = max(np.percentile(np.abs(heat), clip), 1e-12)
+    colours = dict(cmap='RdBu_r', vmin=-limit, vmax=limit) if signed else dict(cmap='viridis', vmin=heat.min(), vmax=max(heat.max(), heat.min() + 1e-12))
+    if image is not None: axis.imshow(rgb2gray(image), cmap='gray', vmin=0, vmax=1)
+    drawn = axis.imshow(heat, alpha=1 if image is None else .78, **colours)
+    for mask, style in ((cell, ':'), (nucleus, '-')):
+        if mask is not None and mask.any() and not mask.all(): axis.contour(mask, [.5], colors='black' if signed else 'white', linewidths=.8, linestyles=style)
+    axis.set_xticks([]); axis.set_yticks([]); axis.grid(False)
+    return drawn
