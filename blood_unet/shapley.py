@@ -187,7 +187,7 @@ def table_game(values) -> tuple:
     players = Players(torch.arange(n).expand(len(values), 1, n), tuple(f'player {i}' for i in range(n)))
     return Game(x, players, torch.zeros_like(x)), TableModel(), lambda output, which: table[which, output.class_logits[:, 0].long()]
 
-# %% ../nbs/08_shap.ipynb #b73cb971
+# %% ../nbs/08_shap.ipynb #7e8ecf65
 @contextmanager
 def numpy_seed(seed: int):
     "numpy's global generator seeded inside the block, and put back after it, also when the block raises."
@@ -207,7 +207,8 @@ def through_shap(game: Game, model, target, samples: int = 1024, seed: int = 0, 
         value = lambda rows: play(own, model, aim, np.asarray(rows) > .5, batch_size)[0]
         with numpy_seed([seed, i]):
             if method == 'kernel': result.append(explainer(value, nobody).shap_values(everybody, nsamples=samples, l1_reg=False, silent=True)[0])
-            else: result.append(explainer(value, nobody)(everybody, silent=True, **dict(max_evals=samples) if method == 'permutation' else {}).values[0])
+            elif method == 'permutation': result.append(explainer(value, nobody, seed=np.random.randint(2**31))(everybody, max_evals=samples, silent=True).values[0])
+            else: result.append(explainer(value, nobody)(everybody, silent=True).values[0])
     return np.stack(result).astype(np.float64)
 
 # %% ../nbs/08_shap.ipynb #4d1de42a
