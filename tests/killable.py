@@ -1,9 +1,13 @@
-"A small training that a test starts in a process of its own, to be killed."
+"A small training, and a small global explanation, that a test starts in a process of its own, to be killed."
 import torch
 
 from blood_unet.core import sha256_arrays
 from blood_unet.data import phantom
+from blood_unet.heatmaps import HardDice
+from blood_unet.local_surrogate import cell_parts, make_game
 from blood_unet.model import BloodUNet
+from blood_unet.preprocessing import to_tensor
+from blood_unet.shapley import play_all
 from blood_unet.training import Training, fit
 
 
@@ -16,3 +20,14 @@ def train(folder, result, started=None):
     if started is not None: started.set()
     fit(model, cells, cells.subset(range(16)), Training(epochs=12, batch_size=16, seed=1), folder, device='cpu', progress=False)
     result.put(sha256_arrays(*(t.numpy() for t in model.state_dict().values())))
+
+
+def explain(folder, result, started=None):
+    "Play all coalitions of the parts of phantom cells in `folder`, from its chunks if there are any, and put the SHA-256 of the values on the queue `result`."
+    torch.set_num_threads(1)
+    cells, model = phantom(60, size=28, seed=0), BloodUNet.from_pretrained('phantom-28')
+    cells = cells.subset(cells.nucleus.any((1, 2)))
+    game = make_game(to_tensor(cells.images), cell_parts(cells.nucleus, cells.cell, cells.red))
+    if started is not None: started.set()
+    values = play_all(game, model, HardDice(torch.from_numpy(cells.nucleus)), folder, chunk=2, progress=False)
+    result.put(sha256_arrays(values))

@@ -1,9 +1,10 @@
-"A training that is killed (SIGKILL) at any moment goes on to the bits of one that was not."
+"A training, or a global explanation, that is killed (SIGKILL) at any moment goes on to the bits of one that was not."
 import json
 import multiprocessing
 import random
 import time
 
+import numpy as np
 import pytest
 from safetensors import safe_open
 
@@ -13,24 +14,24 @@ context = multiprocessing.get_context('forkserver')
 context.set_forkserver_preload(['killable'])      # imports torch once, not once a process
 
 
-def run(folder):
-    "Train to the end in a process of its own: `(digest of the final weights, seconds of training)`."
+def run(folder, work=killable.train):
+    "Work to the end in a process of its own: `(digest of the result, seconds of work)`."
     result, started = context.SimpleQueue(), context.Event()
-    process = context.Process(target=killable.train, args=(folder, result, started))
+    process = context.Process(target=work, args=(folder, result, started))
     process.start()
-    assert started.wait(300), 'the training process did not start'
+    assert started.wait(300), 'the process did not start'
     begin = time.perf_counter()
     process.join(300)
     assert process.exitcode == 0
     return result.get(), time.perf_counter() - begin
 
 
-def kill_after(folder, seconds):
-    "Start a training and kill it after `seconds` of training; true if it was still alive."
+def kill_after(folder, seconds, work=killable.train):
+    "Start the work and kill it after `seconds` of it; true if it was still alive."
     result, started = context.SimpleQueue(), context.Event()
-    process = context.Process(target=killable.train, args=(folder, result, started))
+    process = context.Process(target=work, args=(folder, result, started))
     process.start()
-    assert started.wait(300), 'the training process did not start'
+    assert started.wait(300), 'the process did not start'
     time.sleep(seconds)
     alive = process.is_alive()
     process.kill()
@@ -56,4 +57,21 @@ def test_killed_and_resumed(moment, calm, tmp_path):
             if path.name == 'last.safetensors': epochs = len(json.loads(f.metadata()['history']))
     print(f'killed at {share:.0%} of the run, after {epochs} whole epochs, alive: {killed_alive}')
     assert run(tmp_path)[0] == digest
+    assert not [p for p in tmp_path.rglob('.*')], 'an unfinished file was left behind'
+
+
+@pytest.fixture(scope='module')
+def calm_explanation(tmp_path_factory):
+    return run(tmp_path_factory.mktemp('calm_explanation'), killable.explain)
+
+
+@pytest.mark.parametrize('moment', range(5))
+def test_killed_and_resumed_explanation(moment, calm_explanation, tmp_path):
+    digest, seconds = calm_explanation
+    share = (moment + random.random())/5
+    killed_alive = kill_after(tmp_path, share*seconds, killable.explain)
+    chunks = sorted(tmp_path.glob('[0-9]*.npy'))
+    assert all(np.load(p, allow_pickle=False).shape[1] == 32 for p in chunks)
+    print(f'killed at {share:.0%} of the run, after {len(chunks)} whole chunks, alive: {killed_alive}')
+    assert run(tmp_path, killable.explain)[0] == digest
     assert not [p for p in tmp_path.rglob('.*')], 'an unfinished file was left behind'
