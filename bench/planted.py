@@ -1,181 +1,178 @@
-"""Does anything separate explanations from untrained explainers on planted phantoms? One family, one network, two fills.
+"""Result A: would any metric have caught an untrained explainer? Metrics judged on planted phantoms, then on others and on real cells.
 
-    python bench/planted.py --family texture_cytoplasm --size 32
+    python bench/planted_networks.py          # trains the networks (data/runs/planted)
+    python bench/planted.py measure           # every network that is there; goes on where it stopped
+    python bench/planted.py real              # blood-unet-28 on BloodMNIST
+    python bench/planted.py summary           # results/planted.json and results/metrics.json
+
+The rule, fixed before any of it was measured: a metric is trusted if the lower 95 % bound of its AUROC for telling explanations from
+untrained explainers is above .75 in each trust family. Explanations: `EXPLANATIONS`; for agreement with exact Shapley values, not those
+that play the same game. Under 'none' nothing is planted: it sets, on even cells, the threshold above which a map names a part.
 """
-from dataclasses import replace
+import json, sys, time
 from pathlib import Path
 
 import numpy as np
 import torch
 import typer
-from scipy import ndimage as ndi
-from captum.attr import IntegratedGradients
-from skimage.segmentation import slic
-from torch import nn
 
-from blood_unet.data import PLANTED, phantom
-from blood_unet.heatmaps import ClassLogOdds, score
-from blood_unet.local_surrogate import Players, all_coalitions, cell_parts, make_game, masked_images, paint, play
-from blood_unet.model import BloodUNet, evaluating, predict, save_checkpoint
-from blood_unet.preprocessing import to_tensor, to_uint8
-from blood_unet.training import Training, fit
+from planted_networks import RUNS, bits, cell_players, network, regions, swap_test
+from blood_unet.core import read_results, sha256_file, versions, write_json
+from blood_unet.data import PLANTED, load_cells, phantom
+from blood_unet.heatmaps import CONTROLS, ClassLogOdds, HardDice, attention_maps, frozen_mask, grad_cam, integrated_gradients, untrained_len, untrained_shape
+from blood_unet.local_surrogate import recipe_parts
+from blood_unet.model import BloodUNet, checkpoint_folder
+from blood_unet.preprocessing import make_masks, to_tensor
+from blood_unet.scorecard import METRICS, PLACES, Explained, by_place, check_maps, crossed_interval, curve, explain_case, judge, make_case, named_place, pair_auroc, part_explainers, part_sums
 
-FILLS, STEPS = ('nested', 'background'), 10
-
-
-def visible(shape, rng):
-    "A random picture of what stays visible: bool (H, W), by pixels, patches or blobs, any share of it."
-    side = shape[0]
-    grain = rng.choice([1, 2, 4, 7])
-    field = rng.standard_normal((-(-side//grain),)*2)
-    field = np.kron(field, np.ones((grain, grain)))[:side, :side]
-    if rng.random() < .4: field = ndi.gaussian_filter(rng.standard_normal(shape), rng.uniform(1, 4))
-    return field > np.quantile(field, rng.random())
+RESULTS, FILLS, BOUND = Path(__file__).parent/'results', ('nested', 'background'), .75
+TRUST, UNSEEN = ('texture_nucleus', 'texture_cytoplasm', 'context', 'xor'), ('colour_nucleus', 'colour_cytoplasm', 'background')
+EXPLANATIONS = ('integrated gradients', 'LEN', 'sampled SHAP', 'LEN + SHAP', 'LEN, parts', 'exact parts')
+SAME_GAME = ('LEN, parts', 'exact parts')
+PLAIN = ('probability map', 'darkness', 'centre blob', 'edges', 'random')
+CURVES, METRIC_NAMES = ('deletion', 'insertion'), [m for m in METRICS if m != 'smooth randomisation']
+app = typer.Typer(pretty_exceptions_enable=False)
 
 
-def hidden_copies(cells, family: str, seed: int):
-    "Every cell again with parts or pixels hidden; the class is then the share of the evidence that can still be seen."
-    rng, x = np.random.default_rng([seed, 7]), to_tensor(cells.images)
-    order = torch.from_numpy(rng.permutation(len(x)))
-    parts = cell_parts(cells.nucleus & cells.cell, cells.cell, cells.red & ~cells.cell)
-    donors = dict(donors=x[order], donor_players=Players(parts.labels[order], parts.names))
-    games = [make_game(x, parts, fill, **donors) for fill in FILLS]
-    members, which = rng.random((len(x), 5)) < rng.random((len(x), 1)), rng.integers(0, 4, len(x))
-    images, shown = x.clone(), torch.from_numpy(np.stack([m[l] for m, l in zip(members, parts.labels.numpy())]))
-    for i, kind in enumerate(which):
-        game, row = games[kind % 2], torch.tensor([i])
-        if kind < 2: images[i] = masked_images(game, torch.from_numpy(members[i:i + 1]), row)[0]
-        else:
-            shown[i] = torch.from_numpy(visible(shown.shape[1:], rng))
-            images[i] = torch.where(shown[i], x[i], (game.absent if game.hosted is None else game.hosted)[i])
-    shown = shown.numpy()
-    parts_of = dict(nucleus=cells.nucleus, cytoplasm=cells.cell & ~cells.nucleus, red=cells.red, background=~cells.cell & ~cells.red)
-    share = lambda mask: (mask & shown).sum((1, 2))/np.maximum(mask.sum((1, 2)), 1)
-    target = cells.labels.astype(float)
-    if family == 'xor':
-        raise NotImplementedError
-    if PLANTED[family]: target = target*share(parts_of[PLANTED[family][0]])
-    return replace(cells, images=to_uint8(images), nucleus=cells.nucleus & shown, cell=cells.cell & shown, red=cells.red & shown), target
+def planted_cells(family: str, n: int):
+    "Cells with the cue, others without it, and where the cue is: a bool mask (N, H, W) and a position in `PLACES` (N,), -1 for nowhere."
+    pool, flipped = phantom(6*n, 28, 300, family), phantom(6*n, 28, 300, family, flip=True)
+    masks = list(regions(pool).values())
+    where = np.full(len(pool), -1)
+    if PLANTED[family]:
+        places = [list(regions(pool)).index(part) for part in PLANTED[family]]
+        where = np.array(places)[bits(pool, flipped, family).argmax(1)]
+    evidence = np.stack([masks[p][i] if p >= 0 else np.zeros_like(masks[0][0]) for i, p in enumerate(where)])
+    enough = evidence.sum((1, 2)) >= 12 if PLANTED[family] else np.ones(len(pool), bool)
+    rows = np.flatnonzero((pool.labels == 1) & enough)[:n]
+    others = pool.subset(np.flatnonzero(pool.labels == 0)[:n])
+    return pool.subset(rows), others, evidence[rows], where[rows]
 
 
-def joined(a, b):
-    "The cells of two sets as one."
-    return replace(a, **{k: np.concatenate([getattr(a, k), getattr(b, k)]) for k in ('images', 'labels', 'nucleus', 'cell', 'red')})
+def make_explainers(parts, cells, samples: int, attention: bool = True, **words):
+    "The book's methods, each `explain(model, target, x, seed)`."
+    found = {'Grad-CAM': lambda m, t, x, seed: grad_cam(m, t, x), 'integrated gradients': lambda m, t, x, seed: integrated_gradients(m, t, x, steps=16)}
+    if attention: found['spatial attention'] = lambda m, t, x, seed: attention_maps(m, x, 'spatial')
+    return found | part_explainers(parts, cells.cell, samples=samples, images=cells.images, **words)
 
 
-def train(family: str, seed: int, size: int, epochs: int = 8, n: int = 1500, hide: bool = True):
-    "A small network that learns the planted label, and the share of cells whose class follows the evidence when it is swapped."
-    torch.manual_seed(seed)
-    model = BloodUNet((12, 24, 48), 'both', n_classes=2, input_size=size, dropout=0.)
-    folder = Path(__file__).parent.parent/'data'/'runs'/f'{family}-{size}-{seed}-{epochs}-{n}-{hide}'
-    if folder.exists(): model = BloodUNet.from_pretrained(folder)
-    else:
-        cells = phantom(n, size, 100, family)
-        all_cells, target = cells, cells.labels.astype(float)
-        for copy in range(2*hide):
-            more, t = hidden_copies(cells, family, copy)
-            all_cells, target = joined(all_cells, more), np.r_[target, t]
-        h = fit(model, all_cells, targets=np.c_[1 - target, target], settings=Training(epochs=epochs, seed=seed, strong=0., colour=0., turn=0., shift=.03, scale=0., noise=0., average=.98), progress=False)
-        print(h.round(3).tail(2))
-        save_checkpoint(model, folder)
-    test, twin = phantom(400, size, 200, family), phantom(400, size, 200, family, flip=True)
-    right = [predict(model, c.images).class_probability.argmax(1) == c.labels for c in (test, twin)]
-    return model, float(np.mean(right[0])), float(np.mean(right[0] & right[1]))
+def judge_all(case, explainers, seeds, parts):
+    "Values of all metrics of explainers, plain controls and untrained networks of both signs, and the sums over places; JSON-ready."
+    values, places, cost = {}, {}, {}
+    nets = {f'{kind} {s}': (lambda f, s: lambda m, t, x, seed: f(m, x, s + 1000*seed))(f, s) for kind, f in (('untrained LEN', untrained_len), ('untrained ShapeModel', untrained_shape)) for s in seeds}
+    for name, explain in (explainers | {c: CONTROLS[c] for c in PLAIN} | nets).items():
+        row = explain_case(case, explain, name)
+        cost[name] = [row.forwards, row.seconds]
+        both = {f: {keep: curve(case, row.maps, f, keep) for keep in (True, False)} for f in case.games}
+        signs = {'': 1, ', turned': -1} if name in nets else {'': 1}
+        for word, sign in signs.items():
+            turned = Explained(sign*row.maps, row.explain, kept={k: sign*v for k, v in row.kept.items()})
+            found = judge(case, turned, [m for m in METRIC_NAMES if m not in CURVES] if sign == 1 else [m for m in METRIC_NAMES if METRICS[m].kind != 'explainer' and m not in CURVES])
+            if sign == 1: row.kept |= turned.kept; plain = found
+            else: found |= {k: v for k, v in plain.items() if METRICS[k[0]].kind == 'explainer'}           # likeness does not see a sign
+            for f in case.games:                                                                        # hiding by the turned map is keeping by the map
+                found['deletion', f] = case.ends(f)[0] - both[f][sign < 0]
+                found['insertion', f] = both[f][sign > 0] - case.ends(f)[1]
+            for (metric, fill), v in found.items(): values.setdefault(f'{metric}|{fill}', {})[name + word] = np.round(v, 5).tolist()
+            places[name + word] = np.round(by_place(part_sums(turned.maps, parts), parts.names), 5).tolist()
+    return dict(values=values, places=places, cost=cost)
 
 
-def exact_shapley(values, n):
-    "Shapley values (N, n) from the values of all coalitions (N, 2**n)."
-    from math import factorial
-    members, phi = all_coalitions(n), np.zeros((len(values), n))
-    for i in range(n):
-        without = np.flatnonzero(~members[:, i])
-        size = members[without].sum(1)
-        weight = np.array([factorial(s)*factorial(n - s - 1)/factorial(n) for s in size])
-        phi[:, i] = ((values[:, without + 2**i] - values[:, without])*weight).sum(1)
-    return phi
-
-
-def len_map(game, model, target, players, samples=256, seed=0, width=.25):
-    "Weighted least squares over superpixels, painted."
-    n = len(players.names)
-    coalitions = np.random.default_rng(seed).random((samples, n)) < .5
-    coalitions[0] = True
-    values = play(game._replace(players=players, host=None, hosted=None, absent=game.hosted if game.hosted is not None else game.absent), model, target, coalitions)
-    weight = np.exp(-(1 - np.sqrt(coalitions.mean(1)))**2/width**2)
-    design = np.c_[coalitions, np.ones(samples)]*np.sqrt(weight)[:, None]
-    coefficients = np.linalg.lstsq(design, (values*np.sqrt(weight)).T, rcond=None)[0].T[:, :n]
-    return paint(coefficients, players, spread=True)
-
-
-def untrained(kind, logits, seed):
-    "A random CNN of the published kind on the U-Net's output."
-    torch.manual_seed(seed)
-    widths = (1, 32, 64, 64, 128) if kind == 'LEN' else (1, 64, 64, 128)
-    layers = [m for i, o in zip(widths, widths[1:]) for m in (nn.Conv2d(i, o, 3, padding=1), nn.ReLU())]
-    with torch.no_grad(): return nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 1))(logits[:, :1])[:, 0].double().numpy()
-
-
-def curve(maps, x, absent, model, target, keep):
-    "Mean value over the steps while the first pixels by the map are kept (insertion) or hidden (deletion)."
-    n, h, w = maps.shape
-    noise = np.random.default_rng(0).random(maps.shape)*1e-9*np.abs(maps).max()
-    rank = torch.from_numpy((-(maps + noise)).reshape(n, -1).argsort(1).argsort(1)).view(n, 1, h, w)
-    total = np.zeros(n)
-    for step in range(1, STEPS):
-        first = rank < h*w*step/STEPS
-        total += score(model, target, torch.where(first if keep else ~first, x, absent))
-    return total/(STEPS - 1)
-
-
-def sensitivity(maps, shown, drop):
-    "Correlation over random patch sets of the map's sum over hidden pixels with the drop of the value."
-    hidden = ((~shown).reshape(*shown.shape[:2], -1)*maps.reshape(len(maps), 1, -1)).sum(2)
-    centre = lambda a: a - a.mean(1, keepdims=True)
-    a, b = centre(hidden), centre(drop)
-    return (a*b).sum(1)/np.maximum(np.sqrt((a*a).sum(1)*(b*b).sum(1)), 1e-12)
-
-
-def auroc(a, b):
-    "Share of (explanation, control) pairs (K, N) and (C, N) that the metric puts in the right order, image by image, ties half."
-    return float(((a[:, None] > b[None]) + .5*(a[:, None] == b[None])).mean())
-
-
-def main(family: str = 'texture_cytoplasm', size: int = 32, n: int = 32, seed: int = 0, threads: int = 1, hide: bool = True):
+@app.command()
+def measure(n: int = 16, samples: int = 64, families: str = ','.join(TRUST + ('none',) + UNSEEN), seeds: str = '0,3', hide: bool = True, threads: int = 1, limit_s: float = 1500):
+    "Judge every explainer and control on every network."
     torch.set_num_threads(threads)
-    model, accuracy, swapped = train(family, seed, size, hide=hide)
-    print(f'{family}: accuracy {accuracy:.3f}, swap test {swapped:.3f}')
-    cells, others = phantom(6*n, size, 300, family), phantom(6*n, size, 301, family)
-    cells, others = cells.subset(np.flatnonzero(cells.labels == 1)[:n]), others.subset(np.flatnonzero(others.labels == 0)[:n])
-    x, donors, target = to_tensor(cells.images), to_tensor(others.images), ClassLogOdds(torch.ones(n, dtype=torch.long))
-    parts, donor_parts = (cell_parts(c.nucleus & c.cell, c.cell, c.red & ~c.cell) for c in (cells, others))
-    games = {f: make_game(x, parts, f, donors=donors, donor_players=donor_parts) for f in FILLS}
-    segments = np.stack([slic(i, 16, compactness=10, start_label=0) for i in cells.images])
-    superpixels = Players(torch.from_numpy(segments).long(), tuple(map(str, range(segments.max() + 1))))
-    with evaluating(model): logits = model(x).mask_logits
-    phi = {f: exact_shapley(play(g, model, target, all_coalitions(5)), 5) for f, g in games.items()}
-    gradient = IntegratedGradients(lambda z: target(model(z), torch.arange(len(z)) % n)).attribute(x, torch.ones_like(x)*.85, n_steps=32, internal_batch_size=256).sum(1).detach().double().numpy()
-    explained = {'integrated gradients': gradient, 'LEN': len_map(games['nested'], model, target, superpixels), 'exact parts': paint(phi['nested'], parts, spread=True)}
-    controls = {f'{kind} {s} {sign:+d}': sign*untrained(kind, logits, s) for kind in ('LEN', 'Shape') for s in range(5) for sign in (1, -1)}
-    controls |= {'probability': logits[:, 0].sigmoid().double().numpy(), 'darkness': -x[:, 1].double().numpy(), 'random': np.random.default_rng(seed).standard_normal(gradient.shape)}
-    rng, rows = np.random.default_rng(seed), {}
-    patches = np.repeat(np.repeat(rng.random((len(x), 64, -(-size//4), -(-size//4))) < .7, 4, 2), 4, 3)[:, :, :size, :size]
-    for f, g in games.items():
-        absent = g.absent if g.hosted is None else g.hosted
-        full, empty = score(model, target, x), score(model, target, absent)
-        drop = np.stack([full - score(model, target, torch.where(torch.from_numpy(patches[:, k])[:, None], x, absent)) for k in range(64)], 1)
-        print(f'{f}: value whole {full.mean():.2f}, empty {empty.mean():.2f}; exact Shapley by part {np.round(phi[f].mean(0), 2)}')
-        for name, maps in (explained | controls).items():
-            sums = np.stack([np.where(parts.labels.numpy() == i, maps, 0).sum((1, 2)) for i in range(5)], 1)
-            cosine = (sums*phi[f]).sum(1)/np.maximum(np.linalg.norm(sums, axis=1)*np.linalg.norm(phi[f], axis=1), 1e-12)
-            rows[f, name] = dict(deletion=full - curve(maps, x, absent, model, target, False), insertion=curve(maps, x, absent, model, target, True) - empty,
-                                 sensitivity=sensitivity(maps, patches, drop), shapley=cosine, right_part=np.array([['nucleus', 'nucleus', 'cytoplasm', 'red', 'background'][k] in cells.part for k in sums.argmax(1)]))
-    for f in FILLS:
-        for metric in ('deletion', 'insertion', 'sensitivity', 'shapley'):
-            value = lambda names: np.stack([rows[f, k][metric] for k in names])
-            plain = [k for k in controls if k.split()[0] not in ('LEN', 'Shape')]
-            print(f, metric, {k: round(auroc(value([k]), value([c for c in controls if c not in plain])), 3) for k in explained} | {'against ' + k: round(auroc(value(explained), value([k])), 3) for k in plain})
-    print('right part', {k: round(float(rows['nested', k]['right_part'].mean()), 2) for k in explained | controls})
+    start = time.perf_counter()
+    for seed in map(int, seeds.split(',')):
+        for family in families.split(','):
+            stem = f'{family}-{"hidden" if hide else "plain"}-{seed}'
+            path = RUNS/f'{stem}.json'
+            if path.exists() or not (RUNS/stem/'config.json').exists() or time.perf_counter() - start > limit_s: continue
+            model, begun = network(family, seed, hide), time.perf_counter()
+            cells, others, evidence, where = planted_cells(family, n)
+            parts, words = cell_players(cells), dict(donors=to_tensor(others.images), donor_players=cell_players(others))
+            outside = evidence if PLANTED[family] and 'nucleus' not in PLANTED[family] else None
+            case = make_case(model, cells.images, parts, ClassLogOdds(torch.ones(n, dtype=torch.long)), FILLS, seed=seed, evidence=outside, draws=33, **words)
+            found = judge_all(case, make_explainers(parts, cells, samples, **words), range(5*seed, 5*seed + 5), parts)
+            ends = {f: [round(float(v.mean()), 4) for v in case.ends(f)] for f in FILLS}
+            swap = swap_test(model, family) if PLANTED[family] else None
+            write_json(dict(family=family, seed=seed, hide=hide, n=n, samples=samples, where=where.tolist(), ends=ends, swap=swap, sha256=sha256_file(RUNS/stem/'model.safetensors'), seconds=time.perf_counter() - begun, **found), path)
+            print(stem, swap, ends, round(time.perf_counter() - begun), 's', flush=True)
 
 
-if __name__ == '__main__':
-    typer.run(main)
+@app.command()
+def real(n: int = 12, samples: int = 64, checkpoint: str = 'blood-unet-28', targets: str = 'nucleus,context,class', threads: int = 1):
+    "The same on real cells, by three targets."
+    torch.set_num_threads(threads)
+    cells = load_cells('bloodmnist', 'test', 28, limit=4*n, seed=0)
+    nucleus, cell = (make_masks(cells.images, r) for r in ('nucleus', 'cell'))
+    model = BloodUNet.from_pretrained(checkpoint)
+    good = (frozen_mask(model, to_tensor(cells.images)).numpy().sum((1, 2)) > 20) & (cell.sum((1, 2)) > 60) & ((~cell).sum((1, 2)) > 60)
+    cells = cells.subset(np.flatnonzero(good)[:n])
+    cells.cell = make_masks(cells.images, 'cell')
+    parts, x = recipe_parts(cells.images), to_tensor(cells.images)
+    for name in targets.split(','):
+        path = RUNS/f'real-{name}.json'
+        if path.exists(): continue
+        begun, always = time.perf_counter(), ('nucleus core', 'nucleus rim') if name == 'context' else ()
+        target = ClassLogOdds(torch.from_numpy(cells.labels)) if name == 'class' else HardDice(frozen_mask(model, x))
+        case = make_case(model, cells.images, parts, target, FILLS, always, seed=0, draws=33)
+        found = judge_all(case, make_explainers(parts, cells, samples, attention=False, always=always), range(5), parts)
+        write_json(dict(family=f'real: {name}', seed=0, hide=True, n=len(cells), samples=samples, source=cells.source, digest=cells.digest, checkpoint=checkpoint, sha256=sha256_file(checkpoint_folder(checkpoint)/'model.safetensors'),
+                        ends={f: [round(float(v.mean()), 4) for v in case.ends(f)] for f in FILLS}, swap=None, where=[-1]*len(cells), seconds=time.perf_counter() - begun, **found), path)
+        print(path.stem, round(time.perf_counter() - begun), 's', flush=True)
+
+
+def aurocs(runs, metric: str, against: str, explanations=EXPLANATIONS):
+    "AUROC (networks, images) of a metric on the runs of one family."
+    rows = []
+    for run in runs:
+        table = run['values'][metric]
+        names = [k for k in explanations if k in table and not (metric.startswith('exact Shapley') and k in SAME_GAME)]
+        controls = [k for k in table if k.startswith('untrained')] if against == 'untrained' else [k for k in PLAIN if k in table] if against == 'plain' else [against]
+        rows.append(pair_auroc([table[k] for k in names], [table[k] for k in controls]) if names else None)
+    return None if any(r is None for r in rows) else np.stack(rows)
+
+
+def naming(groups) -> dict:
+    "How often each map names the right place, and any place where nothing is planted, at thresholds set on even cells under 'none'."
+    found = {}
+    methods = [k for k in groups['none'][0]['places'] if not k.startswith('untrained')] + ['untrained']
+    pick = lambda run, name: [np.array(v) for k, v in run['places'].items() if (k.startswith('untrained') if name == 'untrained' else k == name)]
+    for name in methods:
+        quiet = [v for run in groups['none'] for v in pick(run, name)]
+        threshold = float(max(v[::2].max() for v in quiet))
+        found[name] = dict(threshold=round(threshold, 4), none=round(float(np.mean([named_place(v[1::2], threshold) >= 0 for v in quiet])), 4))
+        for family, runs in groups.items():
+            if family == 'none': continue
+            right = np.stack([np.mean([named_place(v, threshold) == np.array(run['where']) for v in pick(run, name)], 0) for run in runs])
+            largest = np.stack([np.mean([v.argmax(1) == np.array(run['where']) for v in pick(run, name)], 0) for run in runs])
+            found[name][family] = crossed_interval(right) | dict(largest=round(float(largest.mean()), 4))
+    return found
+
+
+@app.command()
+def summary():
+    "Verdicts on the trust families first, then everything else."
+    runs = [json.loads(p.read_text()) for p in sorted(RUNS.glob('*.json'))]
+    of = lambda f, hide=True: [r for r in runs if r['family'] == f and r['hide'] == hide]
+    used = lambda f: [r for r in of(f) if f == 'none' or r['swap']['swapped'] >= .95]
+    trust, metrics = {f: used(f) for f in TRUST if used(f)}, sorted(runs[0]['values'])
+    metrics = [m for m in metrics if not m.startswith(('relevance', 'pointing'))] + ['relevance mass|', 'pointing game|']
+    cell = lambda rs, m, against, **kw: None if not rs or m not in rs[0]['values'] or (v := aurocs(rs, m, against, **kw)) is None else crossed_interval(v)
+    verdict = {}
+    for m in metrics:
+        bounds = {f: c['low'] for f, rs in trust.items() if (c := cell(rs, m, 'untrained'))}
+        verdict[m] = dict(trusted=bool(bounds) and min(bounds.values()) > BOUND, lower_bounds=bounds)
+    families = {f: used(f) for f in ('none', *TRUST, *UNSEEN) if used(f)} | {f + ', plain network': of(f, False) for f in TRUST + UNSEEN if of(f, False)} | {r['family']: [r] for r in runs if r['family'].startswith('real')}
+    table = {m: {f: {a: cell(rs, m, a) for a in ('untrained', 'plain', *PLAIN)} | {'by method': {k: cell(rs, m, 'untrained', explanations=(k,)) for k in ('Grad-CAM', 'spatial attention', *EXPLANATIONS)}} for f, rs in families.items()} for m in metrics}
+    groups = {f: rs for f, rs in families.items() if f in ('none', *TRUST, *UNSEEN)}
+    keep = [dict((k, r[k]) for k in ('family', 'seed', 'hide', 'n', 'samples', 'swap', 'ends', 'sha256', 'seconds')) for r in runs]
+    dropped = sorted({f for f in (*TRUST, *UNSEEN) if of(f) and not used(f)})
+    write_json(dict(rule=f'lower 95 % bound of the AUROC against untrained explainers above {BOUND} in each of the trust families', bound=BOUND, trust=list(trust), unseen=[f for f in UNSEEN if used(f)], dropped=dropped,
+                    explanations=EXPLANATIONS, same_game=SAME_GAME, verdict=verdict, auroc=table, versions=versions()), RESULTS/'metrics.json')
+    write_json(dict(naming=naming(groups), places=PLACES, networks=keep, cost={k: v for k, v in runs[0]['cost'].items() if not k.startswith('untrained')}, versions=versions()), RESULTS/'planted.json')
+    for m in metrics: print(m, verdict[m]['trusted'], {f: (v['untrained'] or {}).get('mean') for f, v in table[m].items()})
+
+
+if __name__ == '__main__': app()
