@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['TARGETS', 'METHODS', 'COLUMNS', 'Prepared', 'prepare', 'make_target', 'Explanation', 'explain_one',
-           'draw_explanation', 'Explained', 'to_shape', 'explain_image', 'explain_files', 'explain']
+           'draw_explanation', 'Explained', 'to_shape', 'explain_image', 'explain_files', 'explain', 'load_masks',
+           'scorecard_files', 'scorecard_command']
 
-# %% ../nbs/15_explain.ipynb #5e5e7264
+# %% ../nbs/15_explain.ipynb #9d9d59d7
 import io, sys, time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -21,13 +23,15 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .cli import app, batches, find_images, main, output_folder, output_stems, write_all
-from .core import PALETTE, ParameterError, check_choice, enlarge
-from .data import CLASSES
-from .heatmaps import ClassLogOdds, HardDice, attention_maps, frozen_mask, grad_cam, integrated_gradients, score
-from .local_surrogate import PARTS, Game, Players, local_surrogate, make_game, paint, recipe_parts, superpixel_game
+from .core import PALETTE, DataError, ParameterError, check_choice, enlarge
+from .data import CLASSES, load_folder
+from .heatmaps import CONTROLS, ClassLogOdds, HardDice, attention_maps, frozen_mask, grad_cam, integrated_gradients, score
+from .local_surrogate import PARTS, Game, Players, cell_parts, local_surrogate, make_game, paint, recipe_parts, superpixel_game
 from .model import BloodUNet, pick_device, target_shape
-from .preprocessing import to_tensor, to_uint8
+from .preprocessing import add_masks, make_masks, to_tensor, to_uint8
+from .scorecard import METRICS, detection, part_explainers, scorecard
 from .shapley import exact_parts, sampled_shapley
+from .training import resize_cells
 
 # %% ../nbs/15_explain.ipynb #e922fd8a
 class Prepared(NamedTuple):
@@ -186,3 +190,45 @@ def explain(images: Annotated[list[str], typer.Argument(help='Images of one whit
     for file, why in failed.items(): print(f'failed:  {file}: {why}', file=sys.stderr)
     print(f'{table.file.nunique()} images explained, {len(failed)} failures; maps, pictures and explanations.csv are in {out}')
     if failed: raise typer.Exit(1)
+
+# %% ../nbs/15_explain.ipynb #3a08dce7
+def load_masks(folder, cells):
+    "Nucleus and cell masks of the images of `cells` from `STEM_nucleus.png` and `STEM_cell.png` (above 127), as `blood-unet segment` writes them; raises `DataError` on a missing one or another size."
+    def one(name, image, kind):
+        path = Path(folder)/f'{Path(name).stem}_{kind}.png'
+        if not path.is_file(): raise DataError(f'no {path.name} in {folder}', 'STEM_nucleus.png and STEM_cell.png for every image', 'write them with blood-unet segment, or leave --masks out')
+        mask = np.asarray(Image.open(path).convert('L')) > 127
+        if mask.shape != image.shape[:2]: raise DataError(f'{path.name} of {mask.shape[1]}x{mask.shape[0]} px', f'{image.shape[1]}x{image.shape[0]} px, the size of {name}', 'make the masks at the size of the images')
+        return mask
+    return {kind: [one(name, image, kind) for name, image in zip(cells.names, cells.images)] for kind in ('nucleus', 'cell')}
+
+def scorecard_files(images, out, masks=None, model: str = 'blood-unet-64', seed: int = 0, metrics=tuple(METRICS), device: str = 'auto') -> pd.DataFrame:
+    """The scorecard of a network on a folder of images: `scorecard.csv` (a row a measure, explainer and image) and `detection.csv` in `out`; returns the latter.
+
+    `masks`: a folder of `STEM_nucleus.png` and `STEM_cell.png`, by default the recipes'. Raises `DataError` on images or masks that are missing, `ParameterError` on fewer than two."""
+    net = BloodUNet.from_pretrained(model).to(pick_device(device))
+    cells = load_folder(images)
+    if masks is not None: cells = replace(cells, **load_masks(masks, cells))
+    out, cells = output_folder(out, images, [], ()), resize_cells(replace(cells, labels=None), net.config['input_size'])
+    red = make_masks(cells.images, 'red')
+    if masks is None: cells = add_masks(cells)
+    inner = cells.nucleus & cells.cell
+    players = cell_parts(inner, cells.cell, red & ~cells.cell)
+    explainers = {'Grad-CAM': lambda m, t, x, s: grad_cam(m, t, x), 'integrated gradients': lambda m, t, x, s: integrated_gradients(m, t, x), 'attention': lambda m, t, x, s: attention_maps(m, x)}
+    explainers |= part_explainers(players, cells.cell, images=cells.images)
+    found = scorecard(net, explainers | CONTROLS, cells.images, players, metrics=metrics, seed=seed)
+    told = detection(found, list(CONTROLS))
+    found['image'] = np.array(cells.names)[found.image]
+    write_all({out/'scorecard.csv': found.to_csv(index=False, float_format='%.6g').encode(), out/'detection.csv': told.to_csv(index=False, float_format='%.6g').encode()})
+    return told
+
+# %% ../nbs/15_explain.ipynb #77d63b0b
+@app.command('scorecard')
+def scorecard_command(images: Annotated[str, typer.Option(help='Folder of images of one white cell each.')],
+                      out: Annotated[str, typer.Option(help='Folder for scorecard.csv and detection.csv.')],
+                      masks: Annotated[str, typer.Option(help='Folder of STEM_nucleus.png and STEM_cell.png; by default the recipes\' masks.')] = None,
+                      model: Annotated[str, typer.Option(help='Bundled name, folder or hub id.')] = 'blood-unet-64',
+                      seed: Annotated[int, typer.Option(help='Seed of all that is drawn.')] = 0,
+                      device: Annotated[str, typer.Option(help='auto, cpu, cuda or mps.')] = 'auto'):
+    "How far each explanation of a network can be trusted on your images, and which measures can tell."
+    print(scorecard_files(images, out, masks, model, seed, device=device).to_string(index=False, float_format=lambda v: f'{v:.3f}'))

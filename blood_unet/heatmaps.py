@@ -162,7 +162,8 @@ def score(model, target, x, which=None, batch_size: int = 256):
     return torch.cat(parts).numpy()
 
 def has_rows(target) -> bool:
-    "Whether a target holds a region or class for each image, not one for all."
+    "Whether a target holds a region or class for each image, not one for all; a target of another kind is told the rows."
+    if not hasattr(target, 'index') and not hasattr(target, 'region'): return True
     return len(torch.atleast_1d(torch.as_tensor(getattr(target, 'index', 0)))) > 1 or len(getattr(target, 'region', [0])) > 1
 
 def frozen_mask(model, x, channel: int = 0, batch_size: int = 256):

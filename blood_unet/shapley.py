@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from .core import CheckpointError, ParameterError, atomic_path, check_choice, interval, sha256_arrays, sweep_partial, versions, write_json
 from .data import CLASSES
-from .heatmaps import model_device
+from .heatmaps import has_rows, model_device
 from .local_surrogate import FILLS, Game, Players, all_coalitions, len_map, make_fill, make_game, paint, play, superpixel_game
 from .model import Output
 
@@ -147,7 +147,7 @@ def subgame(game: Game, target, rows) -> tuple:
     rows = torch.as_tensor(rows)
     pick = lambda t: None if t is None else t[rows]
     own = Game(game.x[rows], Players(game.players.labels[rows], game.players.names), game.absent[rows], pick(game.hosted), pick(game.host))
-    return own, lambda output, which: target(output, rows.to(which.device)[which])
+    return own, (lambda output, which: target(output, rows.to(which.device)[which])) if has_rows(target) else target
 
 def sampled_shapley(game: Game, model, target, samples: int = 1024, tolerance: float = None, seed: int = 0, paired: bool = True, batch_size: int = 128, progress=None) -> Sampled:
     """Shapley values by sampling, with 95 % intervals: see `Sampled`.
