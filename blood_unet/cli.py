@@ -22,10 +22,10 @@ from skimage.filters import threshold_multiotsu
 from skimage.measure import label, regionprops
 from tqdm.auto import tqdm
 
-from .core import BloodUNetError, CheckpointError, ParameterError, atomic_path, overlay
+from .core import BloodUNetError, CheckpointError, ParameterError, atomic_path, overlay, writable_folder
 from .data import CLASSES, SUFFIXES, read_image
 from .model import BloodUNet, EightViews, predict
-from .paper import BookError, regenerate, run_in_place, writable_folder
+from .paper import BookError, regenerate, run_in_place
 from .preprocessing import drop_small, fill_small_holes, make_masks, measure_cells
 
 # %% ../nbs/14_cli.ipynb #13fd98fc

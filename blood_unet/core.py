@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PARTIAL', 'PALETTE', 'BloodUNetError', 'DataError', 'ImageError', 'ParameterError', 'CheckpointError',
-           'DivergenceError', 'DeviceError', 'check_choice', 'atomic_path', 'sweep_partial', 'write_json',
-           'read_results', 'sha256_file', 'sha256_arrays', 'dice', 'iou', 'bootstrap_mean', 'interval', 'format_mean',
-           'set_style', 'enlarge', 'overlay', 'show_cells', 'versions', 'save_figure']
+           'DivergenceError', 'DeviceError', 'check_choice', 'atomic_path', 'sweep_partial', 'writable_folder',
+           'write_json', 'read_results', 'sha256_file', 'sha256_arrays', 'dice', 'iou', 'bootstrap_mean', 'interval',
+           'format_mean', 'set_style', 'enlarge', 'overlay', 'show_cells', 'versions', 'save_figure']
 
 # %% ../nbs/00_core.ipynb #2b61d3e2
 import contextlib, hashlib, json, os, tempfile
@@ -69,6 +69,17 @@ def atomic_path(final):
 def sweep_partial(folder):
     "Remove what a killed process left unfinished in `folder` and below: the temporary files of `atomic_path`."
     for path in Path(folder).rglob(f'.*{PARTIAL}*'): path.unlink(missing_ok=True)
+
+# %% ../nbs/00_core.ipynb #96193c40
+def writable_folder(folder) -> Path:
+    "Create `folder` if need be and make sure that a file can be written into it; else raise `ParameterError` with the system's reason."
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as f: f.write(bytes(4096)); f.flush(); os.fsync(f.fileno())
+    except OSError as e:
+        raise ParameterError(f'output folder {folder} ({e.strerror or e})', 'a folder that can be written, on a disk with room', 'choose another, or free it') from e
+    return folder
 
 # %% ../nbs/00_core.ipynb #cba7516c
 def write_json(data, final):

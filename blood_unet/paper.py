@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LAST', 'FLAGS', 'KERNEL', 'PROFILES', 'EXTRAS', 'CREDIT', 'book_folder', 'notebooks', 'need_papermill', 'directives',
            'left_out', 'book_kernel', 'read_profile', 'declared', 'choose_parameters', 'BookError', 'copy_without',
-           'run_notebook', 'resolve_dataset', 'at_hand', 'take_records', 'update_manifest', 'writable_folder',
-           'check_run', 'regenerate', 'run_in_place']
+           'run_notebook', 'resolve_dataset', 'at_hand', 'take_records', 'update_manifest', 'check_run', 'regenerate',
+           'run_in_place']
 
 # %% ../nbs/13_paper.ipynb #cb3c273d
 import ast, contextlib, copy, json, os, re, shutil, sys, tempfile, time
@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 import blood_unet
-from .core import DataError, ParameterError, atomic_path, check_choice, sha256_file, write_json
+from .core import DataError, ParameterError, atomic_path, check_choice, sha256_file, writable_folder, write_json
 from .data import SIZES, bloodmnist_file, data_dirs, download_bloodmnist, find_data, load_cells, load_expert
 from .model import pick_device
 
@@ -189,17 +189,6 @@ def update_manifest(records: dict, folder, final=None) -> dict:
     manifest = dict(credit=CREDIT, figures=figures)
     write_json(manifest, final or path)
     return manifest
-
-# %% ../nbs/13_paper.ipynb #50a82340
-def writable_folder(folder) -> Path:
-    "Create `folder` if need be and make sure that a file can be written into it; else raise `ParameterError` with the system's reason."
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as f: f.write(bytes(4096)); f.flush(); os.fsync(f.fileno())
-    except OSError as e:
-        raise ParameterError(f'output folder {folder} ({e.strerror or e})', 'a folder that can be written, on a disk with room', 'choose another, or free it') from e
-    return folder
 
 # %% ../nbs/13_paper.ipynb #30a91696
 def check_run(profile, dataset, size, device):

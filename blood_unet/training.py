@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from medmnist.evaluator import getACC, getAUC
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
-from .core import CheckpointError, DataError, DivergenceError, ParameterError, atomic_path, dice, sha256_arrays, sweep_partial
+from .core import CheckpointError, DataError, DivergenceError, ParameterError, atomic_path, dice, sha256_arrays, sweep_partial, writable_folder
 from .data import CLASSES, Cells
 from .model import BloodUNet, MASKS, Output, pick_device, predict, save_checkpoint
 from .preprocessing import Regions, apply_augmentation, draw_augmentation, draw_regions, to_tensor, to_uint8
@@ -269,7 +269,7 @@ def fit(model: BloodUNet, train: Cells, val: Cells = None, settings: Training = 
     `train`, `val`: cells of one size with masks; classes may be unknown; `targets`: soft class probabilities (N, n_classes) instead of
     labels. The model ends as the moving average of its weights. With `folder`, the state goes to `last.safetensors` after every
     epoch, and the best network by validation (mean of both Dice and accuracy) to `best/`; a run that finds its own state there
-    goes on from it and ends in the same bits; `resume=False` starts again. Raises `DataError`, `DivergenceError`, `CheckpointError`.
+    goes on from it and ends in the same bits; `resume=False` starts again. Raises `DataError`, `DivergenceError`, `CheckpointError`, and `ParameterError` where `folder` cannot be written.
     """
     fabric = make_fabric(device, devices)
     identity = run_identity(model, train, val, settings, targets)
@@ -279,7 +279,7 @@ def fit(model: BloodUNet, train: Cells, val: Cells = None, settings: Training = 
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, decoupled_weight_decay=True)
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
     history, state = [], Path(folder)/'last.safetensors' if folder else None
-    if state and fabric.is_global_zero: sweep_partial(state.parent)
+    if state and fabric.is_global_zero: sweep_partial(writable_folder(state.parent))
     if state and resume and state.exists():
         tensors, history = load_state(state, identity)
         unpack_state(tensors, model, average, optimizer)
@@ -303,7 +303,10 @@ def validation_row(model, cells: Cells, device: str) -> dict:
     return row | dict(val_score=float(np.mean(list(row.values()))))
 
 def keep(model, state: Path, tensors: dict, identity: dict, history: list):
-    "Save the state of a run and, if this epoch validated best, the network; the network first, so that it is never behind the state."
+    "Save the state of a run and, if this epoch validated best, the network; the network first, so that it is never behind the state. `ParameterError` on a full disk."
     scores = [row.get('val_score', row['epoch']) for row in history]
-    if scores[-1] == max(scores): save_checkpoint(model, state.parent/'best', epoch=history[-1]['epoch'], score=scores[-1])
-    save_state(state, tensors, identity, history)
+    try:
+        if scores[-1] == max(scores): save_checkpoint(model, state.parent/'best', epoch=history[-1]['epoch'], score=scores[-1])
+        save_state(state, tensors, identity, history)
+    except (OSError, SafetensorError) as error:
+        raise ParameterError(f'{state.parent}, which cannot be written ({error})', 'a folder on a disk with room', 'make some: the same call goes on after the last whole epoch') from error
