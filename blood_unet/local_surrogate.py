@@ -304,13 +304,13 @@ def explained(coefficients, intercept, coalitions, values, weights):
     missed = (values - intercept[:, None] - coefficients @ coalitions.T)**2 @ weights
     return np.where(total > 1e-12, 1 - missed/np.maximum(total, 1e-12), np.nan)
 
-# %% ../nbs/07_len.ipynb #afa8bd06
+# %% ../nbs/07_len.ipynb #a11fcb07
 def local_surrogate(game: Game, model, target, samples: int = 256, seed: int = 0, kernel_width: float = .25, alpha: float = 0., paired: bool = True,
                     control: bool = True, batch_size: int = 512, fresh: int = 64) -> Surrogate:
     """LEN: the weighted line through the target's values of random coalitions, for every image of a game (paper, section 2.2.1; Ribeiro et al. 2016).
 
     `samples`: coalitions of the fit, the same for all images; `fresh`: more of them, unseen by the fit, for R2; `alpha`: lime's ridge (its default 1
-    ties coefficients to `samples`); `paired`, `control`: as above. Warns where R2 is under `TRUSTED_R2`. The same seed gives the same bits.
+    ties coefficients to `samples`); `paired`, `control`: as above, and with neither it is lime's fit. Warns where R2 is under `TRUSTED_R2`. The same seed gives the same bits.
     Raises `ParameterError` on one player, or on fewer samples than unknowns."""
     n, unknowns = game.n, game.n + 1
     if n < 2: raise ParameterError(f'{n} player', 'two or more', 'make a game of several superpixels')
