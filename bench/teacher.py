@@ -129,6 +129,7 @@ def measure(name):
         (i, p, g), three = ((images, masks, groups), models) if fill == 'mean' or fill.endswith('flat') else (few, few_models)
         m = masks_of(i, players_of(p), fill, three)
         result[fill] = summarise(m, p[0]) | dict(by_group=by_group(m, g, names), interactions=interactions(m))
+        if fill != COMPARED[0]: result[fill].pop('cells')
         log(f"{fill}: n {len(i)}, empty {({k: v['mean'] for k, v in result[fill]['empty'].items()})}, context {({k: v['mean'] for k, v in result[fill]['effects']['context: everything'].items()})}")
     both = [fill for fill in COMPARED if result[fill]['qualifies']['teacher'] and result[fill]['qualifies']['pupil']]
     count = {names[g]: int((groups == g).sum()) for g in np.unique(groups)}
