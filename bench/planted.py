@@ -79,7 +79,7 @@ def judge_all(case, explainers, seeds, parts):
 
 
 @app.command()
-def measure(n: int = 16, samples: int = 64, families: str = ','.join(TRUST + ('none',) + UNSEEN), seeds: str = '0,3', hide: bool = True, threads: int = 1, limit_s: float = 1500):
+def measure(n: int = 8, samples: int = 64, families: str = ','.join(TRUST + ('none',) + UNSEEN), seeds: str = '0,3', hide: bool = True, threads: int = 1, limit_s: float = 1500):
     "Judge every explainer and control on every network."
     torch.set_num_threads(threads)
     start = time.perf_counter()
@@ -101,7 +101,7 @@ def measure(n: int = 16, samples: int = 64, families: str = ','.join(TRUST + ('n
 
 
 @app.command()
-def real(n: int = 12, samples: int = 64, checkpoint: str = 'blood-unet-28', targets: str = 'nucleus,context,class', threads: int = 1):
+def real(n: int = 8, samples: int = 64, checkpoint: str = 'blood-unet-28', targets: str = 'nucleus,context,class', threads: int = 1):
     "The same on real cells, by three targets."
     torch.set_num_threads(threads)
     cells = load_cells('bloodmnist', 'test', 28, limit=4*n, seed=0)

@@ -95,7 +95,7 @@ def network(family: str, seed: int, hide: bool = True, data=None, n: int = 1000,
     return model.eval()
 
 
-def swap_test(model, family: str, n: int = 200) -> dict:
+def swap_test(model, family: str, n: int = 100) -> dict:
     "Accuracy on new phantoms, and the share whose class is right with either label: the same cell but for the evidence."
     test = [phantom(n, SIZE, 200, family, flip=flip) for flip in (False, True)]
     right = [predict(model, c.images).class_probability.argmax(1) == c.labels for c in test]

@@ -27,7 +27,7 @@ from .local_surrogate import Game, Players, all_coalitions, cell_parts, local_su
 from .preprocessing import make_masks, to_tensor, to_uint8
 from .shapley import exact_parts, exact_shapley, sampled_shapley
 
-# %% ../nbs/09_scorecard.ipynb #ed0869d7
+# %% ../nbs/09_scorecard.ipynb #11ee3773
 @dataclass
 class Case:
     """What explanations are judged on: `model`, `target`, float images `x` (N, 3, H, W), `games` (fill -> `Game`), `seed`.
@@ -64,7 +64,7 @@ def with_rows(target):
 
 def shown(game: Game, mask):
     "The pictures of a game, float (N, 3, H, W), where only the pixels of bool `mask` (N, H, W), and those without a player, are shown."
-    mask = torch.as_tensor(mask) | (game.players.labels < 0)
+    mask = torch.from_numpy(np.array(mask)) | (game.players.labels < 0)
     return torch.where(mask[:, None], game.x, game.absent if game.hosted is None else game.hosted)
 
 # %% ../nbs/09_scorecard.ipynb #46bf6dfa
