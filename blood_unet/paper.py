@@ -159,14 +159,14 @@ def resolve_dataset(dataset='auto', size: int = 28) -> tuple:
 def at_hand(notebook: str, parameters: dict, size: int) -> dict:
     """Parameters whose `size` can be had: where BloodMNIST is neither at hand nor to be downloaded at a notebook's own size, those for `size` px, the network included.
 
-    Only a notebook with a `checkpoint` is changed, and the change is printed; the data set stays the one that was asked for."""
+    The change is printed; the data set stays the one that was asked for."""
     own = parameters.get('size', size)
-    if parameters.get('dataset') != 'bloodmnist' or own == size or 'checkpoint' not in parameters or find_data(bloodmnist_file(own)[0]): return parameters
+    if parameters.get('dataset') != 'bloodmnist' or own == size or find_data(bloodmnist_file(own)[0]): return parameters
     try: download_bloodmnist(own)
     except DataError as e:
-        checkpoint = 'blood-unet-28' if size == 28 else 'blood-unet-64'
-        print(f'*** {notebook}: BloodMNIST at {own} px cannot be had ({e}). It is run at {size} px, with {checkpoint}. ***', flush=True)
-        return {**parameters, 'size': size, 'checkpoint': checkpoint}
+        network = {name: 'blood-unet-28' if size == 28 else 'blood-unet-64' for name in ('checkpoint',) if name in parameters}
+        print(f'*** {notebook}: BloodMNIST at {own} px cannot be had ({e}). It is run at {size} px{", with " + network["checkpoint"] if network else ""}. ***', flush=True)
+        return {**parameters, 'size': size, **network}
     return parameters
 
 # %% ../nbs/13_paper.ipynb #79fa762f
