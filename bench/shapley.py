@@ -1,6 +1,7 @@
 """Shapley values measured: a whole test set by class, the cost of exactness, samplers beside each other, and LEN with SHAP.
 
-    python bench/shapley.py whole       results/global_shapley.json: the test split at 28 px, exact, by class, for each target and fill
+    python bench/shapley.py whole       results/global_shapley.json: the test split at 28 px, exact, by class; more targets and fills on a part of it
+    python bench/shapley.py robust      results/shapley_robust.json: the same values with other masks, and beside a shifted placebo
     python bench/shapley.py cost        results/shapley_cost.json: 8 parts at 64 px beside their 256 bare forwards
     python bench/shapley.py sampling    results/shapley_sampling.json: error, coverage and stopping of samplers on 12 superpixels
     python bench/shapley.py together    results/len_shap.json: is LEN with SHAP more faithful than each alone?
@@ -16,8 +17,8 @@ import typer
 from scipy import ndimage as ndi
 
 from blood_unet.core import interval, sha256_file, versions, write_json
-from blood_unet.data import SHORT, balanced_indices, load_cells
-from blood_unet.heatmaps import ClassLogOdds, HardDice, frozen_mask, score
+from blood_unet.data import balanced_indices, load_cells
+from blood_unet.heatmaps import ClassLogOdds, HardDice, frozen_mask
 from blood_unet.local_surrogate import Players, all_coalitions, cell_parts, local_surrogate, make_game, play, recipe_parts, superpixel_game
 from blood_unet.model import BloodUNet, checkpoint_folder, predict
 from blood_unet.preprocessing import make_masks, to_tensor
@@ -50,42 +51,46 @@ def rows(table) -> list:
 
 
 @app.command()
-def whole(model: str = 'blood-unet-28', limit: int = None, folder: Path = None, threads: int = 1, only: str = None):
-    "Exact values of every test image over five parts, and their means by class"
+def whole(model: str = 'blood-unet-28', thin: int = 4, folder: Path = None, threads: int = 1):
+    "Exact values of every test image over five parts, and their means by class; the other targets and fills take one image in `thin`"
     network, cells = prepare(model, 28, threads)
-    if limit: cells = cells.subset(range(limit))
     x, parts = to_tensor(cells.images), recipe_parts(cells.images)
     mask, predicted = frozen_mask(network, x), predict(network, cells.images).class_probability.argmax(1)
-    has = np.flatnonzero(mask.flatten(1).any(1).numpy())
-    inside = Players(parts.labels[has], parts.names)
-    targets = dict(nucleus=(has, HardDice(mask[has]), ()), context=(has, HardDice(mask[has]), ('nucleus core', 'nucleus rim')), predicted_class=(np.arange(len(x)), ClassLogOdds(predicted), ()))
-    fills, results = qualified_fills(x[has], inside, network, targets['nucleus'][1], ('nested', 'background', 'mean')), {}
-    for name, (chosen, target, always) in targets.items():
-        for fill in fills:
-            if always and fill == 'nested': continue            # with the nucleus always there it is the same as background
-            run = f'{name}-{fill}'
-            if only and only != run: continue
-            game, start = make_game(x[chosen], Players(parts.labels[chosen], parts.names), fill, always), time.perf_counter()
-            values = play_all(game, network, target, folder and folder/run)
-            seconds, shapley, pairs = time.perf_counter() - start, exact_shapley(values), shapley_interactions(values)
-            apart = np.abs(shapley.sum(1) - (values[:, -1] - values[:, 0])).max()
-            assert apart < 1e-5, f'values add up to {apart} beside the whole'
-            results[run] = dict(target=name, fill=fill, players=game.players.names, images=len(chosen), forwards=values.size, seconds=round(seconds, 1), additivity=float(apart),
-                                empty=interval(values[:, 0]), full=interval(values[:, -1]), by_class=rows(by_class(shapley, cells.labels[chosen], game.players.names)),
-                                interactions=np.round(pairs.mean(0), 5).tolist(), negative=np.round((shapley < 0).mean(0), 4).tolist())
-            print(run, f'{seconds:.0f} s', dict(zip(game.players.names, shapley.mean(0).round(3).tolist())), flush=True)
-    if only: return
-    robust = robustness(network, cells, x, mask, predicted, has)
-    write_json(facts(model, cells, n=len(cells), with_nucleus=len(has), threads=threads, qualified={k: round(v, 4) for k, v in fills.items()}, runs=results, robust=robust), RESULTS/'global_shapley.json')
+    has, every = np.flatnonzero(mask.flatten(1).any(1).numpy()), np.arange(len(x))
+    context = ('nucleus core', 'nucleus rim')
+    some = has[::thin]
+    fills = qualified_fills(x[some], Players(parts.labels[some], parts.names), network, HardDice(mask[some]), ('nested', 'background', 'mean'))
+    plan = {'nucleus-nested': (has, ()), 'nucleus-background': (some, ()), 'nucleus-mean': (some, ()), 'context-background': (some, context), 'context-mean': (some, context),
+            'predicted_class-nested': (every[::thin], ()), 'predicted_class-background': (every[::thin], ()), 'predicted_class-mean': (every[::thin], ())}
+    results = {}
+    for run, (chosen, always) in plan.items():               # with the nucleus always there, nested is the same as background
+        name, fill = run.split('-')
+        if fill not in fills: continue
+        target = ClassLogOdds(predicted[chosen]) if name == 'predicted_class' else HardDice(mask[chosen])
+        ready = 64*len(list((folder/run).glob('*.npy'))) if folder else 0
+        game, start = make_game(x[chosen], Players(parts.labels[chosen], parts.names), fill, always), time.perf_counter()
+        values = play_all(game, network, target, folder and folder/run)
+        seconds, shapley, pairs = time.perf_counter() - start, exact_shapley(values), shapley_interactions(values)
+        apart = np.abs(shapley.sum(1) - (values[:, -1] - values[:, 0])).max()
+        assert apart < 1e-5, f'values add up to {apart} beside the whole'
+        results[run] = dict(target=name, fill=fill, players=game.players.names, images=len(chosen), forwards=values.size, per_second=round((len(chosen) - ready)*values.shape[1]/seconds) if ready < len(chosen) else None, additivity=float(apart),
+                            empty=interval(values[:, 0]), full=interval(values[:, -1]), by_class=rows(by_class(shapley, cells.labels[chosen], game.players.names)),
+                            interactions=np.round(pairs.mean(0), 5).tolist(), negative=np.round((shapley < 0).mean(0), 4).tolist())
+        print(run, f'{seconds:.0f} s', dict(zip(game.players.names, shapley.mean(0).round(3).tolist())), flush=True)
+    write_json(facts(model, cells, n=len(cells), with_nucleus=len(has), thin=thin, threads=threads, qualified={k: round(v, 4) for k, v in fills.items()}, runs=results), RESULTS/'global_shapley.json')
 
 
-def robustness(network, cells, x, mask, predicted, has, n: int = 200, seed: int = 0) -> dict:
-    "Values of 200 images of all classes with masks grown and shrunk by a pixel, and with every part shifted by half the picture"
-    pick = has[balanced_indices(cells.labels[has], np.random.default_rng(seed))]
-    pick = np.sort(np.unique(pick)[np.random.default_rng(seed).permutation(len(np.unique(pick)))[:n]])
+@app.command()
+def robust(model: str = 'blood-unet-28', images: int = 200, threads: int = 1, seed: int = 0):
+    "Values of test images of all classes with masks grown and shrunk by a pixel, and with every part shifted by half the picture"
+    network, cells = prepare(model, 28, threads)
+    cells = cells.subset(np.unique(balanced_indices(cells.labels, np.random.default_rng(seed))[:2*images]))
+    x = to_tensor(cells.images)
+    mask, predicted = frozen_mask(network, x), predict(network, cells.images).class_probability.argmax(1)
+    pick = np.flatnonzero(mask.flatten(1).any(1).numpy())[:images]
     nucleus, cell, red = (make_masks(cells.images[pick], r) for r in ('nucleus', 'cell', 'red'))
     change = dict(plain=lambda m: m, grown=lambda m: ndi.binary_dilation(m, axes=(1, 2)), shrunk=lambda m: ndi.binary_erosion(m, axes=(1, 2)))
-    result = dict(n=len(pick), seed=seed)
+    result = {}
     for name, target in dict(nucleus=HardDice(mask[pick]), predicted_class=ClassLogOdds(predicted[pick])).items():
         values = {}
         for how, f in change.items():
@@ -96,12 +101,12 @@ def robustness(network, cells, x, mask, predicted, has, n: int = 200, seed: int 
         values['shifted'] = exact_shapley(play(shifted, network, target, all_coalitions(5), 128))
         result[name] = {how: {player: interval(v[:, i]) for i, player in enumerate(game.players.names)} for how, v in values.items()}
         result[name]['plain_minus_shifted'] = {player: interval((values['plain'] - values['shifted'])[:, i]) for i, player in enumerate(game.players.names)}
-        print('robust', name, {how: v.mean(0).round(3).tolist() for how, v in values.items()}, flush=True)
-    return result
+        print(name, {how: v.mean(0).round(3).tolist() for how, v in values.items()}, flush=True)
+    write_json(facts(model, cells, n=len(pick), seed=seed, fill='background', targets=result), RESULTS/'shapley_robust.json')
 
 
 @app.command()
-def cost(model: str = 'blood-unet-64', images: int = 2, rounds: int = 7, batch_size: int = 64, threads: int = 1):
+def cost(model: str = 'blood-unet-64', images: int = 1, rounds: int = 5, batch_size: int = 64, threads: int = 1):
     "Seconds of 8 exact parts at 64 px beside those of 256 bare forwards in the same batches, in turn"
     network, cells = prepare(model, 64, threads)
     cells = cells.subset(range(images))
@@ -171,14 +176,15 @@ def walk(table, values, insert: bool):
 
 
 @app.command()
-def together(model: str = 'blood-unet-28', images: int = 84, seeds: int = 10, folder: Path = None, threads: int = 1, seed: int = 0):
+def together(model: str = 'blood-unet-28', images: int = 84, class_images: int = 24, seeds: int = 10, folder: Path = None, threads: int = 1, seed: int = 0):
     "LEN, SHAP and both at equal forwards: deletion, insertion, distance to the exact values, and how far the two agree"
     results = {}
-    for target in ('nucleus', 'predicted_class'):
-        cells, table = superpixel_table(model, images, folder, threads, seed, target)
+    for target, count in dict(nucleus=images, predicted_class=class_images).items():
+        if not count: continue
+        cells, table = superpixel_table(model, count, folder, threads, seed, target)
         exact, replay = exact_shapley(table), table_game(table)
         near = np.linalg.norm(exact, axis=1)
-        results[target] = {}
+        results[target] = dict(images=len(cells))
         for forwards in (96, 192, 384):
             line = lambda m, s: local_surrogate(*replay, samples=m, seed=s, fresh=0).coefficients
             value = lambda m, s: sampled_shapley(*replay, samples=m, seed=s).values
@@ -194,7 +200,7 @@ def together(model: str = 'blood-unet-28', images: int = 84, seeds: int = 10, fo
                 f'both_minus_{k}': {m: interval(mean['both'][m] - mean[k][m]) for m in mean[k]} for k in ('len', 'shap')} | dict(agreement=agreement_table(agree[0]))
             print(target, forwards, {k: {m: round(float(v.mean()), 4) for m, v in row.items()} for k, row in mean.items()}, results[target][forwards]['agreement'], flush=True)
         results[target]['exact'] = dict(deletion=interval(walk(table, exact, False)), insertion=interval(walk(table, exact, True)))
-    write_json(facts(model, cells, images=len(cells), players=12, fill='background', seeds=seeds, seed=seed, targets=results), RESULTS/'len_shap.json')
+    write_json(facts(model, cells, players=12, fill='background', seeds=seeds, seed=seed, targets=results), RESULTS/'len_shap.json')
 
 
 if __name__ == '__main__':
