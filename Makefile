@@ -1,6 +1,7 @@
 # make figures   environment + every figure of the quick profile
 # make test      environment + notebooks and library in step and clean + all tests
 # make test-data the tests that need real BloodMNIST (BLOOD_UNET_DATA names its folder)
+# make test-browser  the explorer in JupyterLab and a real browser (needs Chromium)
 # make book      run the notebooks in place, outputs kept for reading
 # make clean     remove the environment and everything built
 PYTHON ?= python3
@@ -17,7 +18,7 @@ BOOK := $(sort $(wildcard nbs/[0-9][0-9]_*.ipynb))
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: figures test test-data check book clean
+.PHONY: figures test test-data test-browser check book clean
 .DEFAULT_GOAL := figures
 
 figures: $(VENV)/.installed-notebooks
@@ -30,6 +31,12 @@ test: $(VENV)/.installed-dev check
 test-data: $(VENV)/.installed-dev
 	$(BIN)/nbdev_test --n_workers 0 --do_print --timing --flags "bloodmnist experts"
 	$(BIN)/pytest -q -m bloodmnist tests || { s=$$?; [ $$s -eq 5 ] && echo "no test in tests/ is marked bloodmnist"; exit $$(( s == 5 ? 0 : s )); }
+
+test-browser:
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$name >/dev/null && exit 0; done; \
+	echo "make test-browser needs Chromium, and finds none on the PATH. Install it (Debian: apt-get install chromium) and try again."; exit 1
+	@$(MAKE) --no-print-directory $(VENV)/.installed-dev
+	$(BIN)/pytest -q -m browser tests
 
 # In a scratch copy: does an export change the library, does cleaning change a notebook?
 check: $(VENV)/.installed-dev

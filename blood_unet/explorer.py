@@ -215,7 +215,7 @@ def fit_len(game: Game, model, goal, samples: int, seed: int) -> tuple:
         warnings.filterwarnings('ignore', message='.* surrogates explain less than')
         return game.players, local_surrogate(game, model, goal, samples, seed)
 
-# %% ../nbs/12_explorer.ipynb #064c1bab
+# %% ../nbs/12_explorer.ipynb #dc5d2e96
 UNSIGNED = ('saliency', 'SmoothGrad', 'spatial attention', 'channel attention', 'probability')
 FOR, AGAINST, HIDDEN = '#b2182b', '#2166ac', PALETTE['nucleus']
 PART_COLOURS = [PALETTE[name] for name in ('purple', 'pink', 'sky', 'red', 'yellow')]
@@ -232,7 +232,9 @@ def show_map(axis, image, values, title: str, signed: bool):
     drawn = axis.imshow(values, interpolation='nearest', alpha=.65, cmap='RdBu_r' if signed else 'inferno', vmin=-top if signed else 0, vmax=top)
     bar = axis.figure.colorbar(drawn, cax=axis.inset_axes([.05, -.09, .9, .05]), orientation='horizontal')
     bar.ax.tick_params(labelsize=8, length=2); bar.outline.set_visible(False); bar.solids.set(alpha=1)
-    bar.set_ticks([-top, 0, top] if signed else [0, top], labels=[f'{v:.2g}' for v in ([-top, 0, top] if signed else [0, top])])
+    ticks = [-top, 0, top] if signed else [0, top]
+    bar.set_ticks(ticks, labels=[f'{v:.2g}' for v in ticks])
+    for text, side in ((bar.ax.get_xticklabels()[0], 'left'), (bar.ax.get_xticklabels()[-1], 'right')): text.set_ha(side)
 
 def show_parts(axis, image, players: Players):
     "The five parts as colours on the grey image."
@@ -265,10 +267,9 @@ def show_classes(axis, view: CellView):
 
 def draw_view(view: CellView) -> Figure:
     "A `CellView` as a matplotlib `Figure` of 9.6 x 6.2 inches, of two rows; where there is no explanation its reason stands in the place of the maps and bars."
-    fig = Figure(figsize=(9.6, 6.2), layout='constrained', facecolor='white')
-    fig.get_layout_engine().set(w_pad=.08, h_pad=.08)
-    top, bottom = fig.subfigures(2, 1, height_ratios=[1, 1.05])
-    pictures, charts = top.subplots(1, 4), bottom.subplots(1, 3, width_ratios=[1, .9, 1])
+    fig = Figure(figsize=(9.6, 6.2), layout='none', facecolor='white')       # fixed places: a layout engine would take twice the time
+    pictures = fig.add_gridspec(1, 4, left=.01, right=.99, top=.925, bottom=.555, wspace=.06).subplots()
+    charts = fig.add_gridspec(1, 3, left=.145, right=.985, top=.43, bottom=.085, wspace=.62).subplots()
     show(pictures[0], overlay(view.whole.image, view.whole.nucleus, view.whole.cell), f'{view.subject.name}\nas the network outlines it')
     if view.masked: show(pictures[1], overlay(view.masked.image, view.masked.nucleus, view.masked.cell), 'outlined again without\n' + short_list(view.hidden))
     else: show_parts(pictures[1], view.whole.image, view.subject.players)

@@ -1,4 +1,4 @@
-"""Shared by the tests: the marker for real data, folders that cannot be written, and the bundled phantom network."""
+"""Shared by the tests: the markers for real data and for a browser, folders that cannot be written, and the bundled phantom network."""
 import os
 import subprocess
 
@@ -9,12 +9,14 @@ MODEL = 'phantom-28'  # the tiny bundled network: what it says is not tested her
 
 def pytest_configure(config):
     config.addinivalue_line('markers', 'bloodmnist: needs real BloodMNIST under $BLOOD_UNET_DATA or data/')
+    config.addinivalue_line('markers', 'browser: needs Chromium, and playwright to drive it')
 
 
 def pytest_collection_modifyitems(config, items):
-    if 'bloodmnist' in (config.option.markexpr or ''): return
-    for item in items:
-        if item.get_closest_marker('bloodmnist'): item.add_marker(pytest.mark.skip(reason='real data: run make test-data'))
+    for name, reason in (('bloodmnist', 'real data: run make test-data'), ('browser', 'a browser: run make test-browser')):
+        if name in (config.option.markexpr or ''): continue
+        for item in items:
+            if item.get_closest_marker(name): item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def mount(folder, options):
