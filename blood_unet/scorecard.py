@@ -88,7 +88,7 @@ def curve(case: Case, maps, fill: str, keep: bool):
 def deletion(case: Case, maps, fill: str): return case.ends(fill)[0] - curve(case, maps, fill, False)
 def insertion(case: Case, maps, fill: str): return curve(case, maps, fill, True) - case.ends(fill)[1]
 
-# %% ../nbs/09_scorecard.ipynb #0658b274
+# %% ../nbs/09_scorecard.ipynb #61ee8148
 def patch_sets(case: Case):
     "Random sets of patches, about a seventh of the side wide, of 10, 30 and 50 % of the picture: bool (draws, H, W), hidden; sizes (draws,)."
     rng, (height, width) = np.random.default_rng([case.seed, 1]), case.x.shape[2:]
@@ -110,8 +110,11 @@ def squares(case: Case):
 def falls(case: Case, fill: str, hidden):
     "How far the value falls when `hidden`, bool (S, H, W), is hidden in every image: float64 (N, S)."
     game, n = case.games[fill], len(case.x)
-    parts = [case.value(shown(game, np.broadcast_to(~h, case.plays.shape))) for h in hidden]
-    return case.ends(fill)[0][:, None] - np.stack(parts, 1)
+    parts = []
+    for some in np.array_split(hidden, -(-len(hidden)*n//2048)):                          # at most about 2,048 pictures in memory
+        pictures = torch.cat([shown(game, np.broadcast_to(~h, case.plays.shape)) for h in some])
+        parts.append(case.value(pictures, np.tile(np.arange(n), len(some))).reshape(len(some), n).T)
+    return case.ends(fill)[0][:, None] - np.concatenate(parts, 1)
 
 def correlation(a, b):
     "Pearson correlation of rows, float (N, S) twice: (N,); 0 where one is constant."
@@ -294,7 +297,7 @@ def part_explainers(players: Players, cells, fill: str = 'nested', samples: int 
     def both(model, target, x, seed=0): return (len_fine(model, target, x, seed) + shap_fine(model, target, x, seed))/2
     return {'LEN': len_fine, 'sampled SHAP': shap_fine, 'LEN + SHAP': both, 'LEN, parts': len_parts, 'exact parts': exact}
 
-# %% ../nbs/09_scorecard.ipynb #adb5f321
+# %% ../nbs/09_scorecard.ipynb #f1a963aa
 def pair_auroc(explanations, controls):
     "Share of pairs in the right order for every image, ties half: values (K, N) of explanations and (C, N) of controls to (N,) in [0, 1]."
     a, b = np.asarray(explanations, np.float64)[:, None], np.asarray(controls, np.float64)[None]
@@ -304,7 +307,8 @@ def crossed_interval(values, seed: int = 0, n_resamples: int = 2000, digits: int
     "Mean of values (networks, images) with a 95 % bootstrap interval that draws networks and images anew, crossed: `{'mean', 'low', 'high', 'networks', 'n'}`."
     values = np.atleast_2d(np.asarray(values, np.float64))
     rng, (k, n) = np.random.default_rng(seed), values.shape
-    means = [values[rng.integers(0, k, k)][:, rng.integers(0, n, n)].mean() for _ in range(n_resamples)]
+    networks, images = rng.multinomial(k, np.full(k, 1/k), n_resamples)/k, rng.multinomial(n, np.full(n, 1/n), n_resamples)/n    # how often each is drawn
+    means = ((networks @ values)*images).sum(1)
     low, high = np.quantile(means, [.025, .975])
     return dict(mean=round(float(values.mean()), digits), low=round(float(low), digits), high=round(float(high), digits), networks=k, n=n)
 
