@@ -373,7 +373,7 @@ def read_upload(name: str, content) -> tuple:
         path.write_bytes(bytes(content))
         return read_image(path, warn), warn
 
-# %% ../nbs/12_explorer.ipynb #585ae3c2
+# %% ../nbs/12_explorer.ipynb #cfc2bfbe
 def need_widgets():
     "The module `ipywidgets`, or an `ImportError` that says what to install."
     try: import ipywidgets
@@ -418,7 +418,7 @@ class Explorer:
 
     def build(self, w, first: str, save_to):
         "Make the widgets and wire each to one step."
-        wide = dict(layout=dict(width='auto'), style=dict(description_width='62px'))
+        wide = dict(layout=dict(width='auto'), style=dict(description_width='68px'))
         drop = lambda name, options, **kwargs: w.Dropdown(description=name, options=options, **wide, **kwargs)
         self.set, self.kind, self.net = drop('data set', list(self.sets), value=first), drop('class', [('any', -1)]), drop('network', ('by size', 'blood-unet-28', 'blood-unet-64', 'phantom-28'))
         self.number = w.BoundedIntText(value=1, min=1, max=1, description='cell', **wide)
@@ -436,7 +436,7 @@ class Explorer:
         self.button.on_click(lambda button: self.run('Saving', self.keep))
         head = lambda text: w.HTML(f'<h4>{text}</h4>')
         left = [head('Cell'), self.set, self.kind, self.number, self.upload, self.net, head('Question'), self.target, self.method, self.over, head('Hide a part'), *self.parts, head('Keep'), self.folder, self.button]
-        columns = w.VBox(left, layout=dict(flex='0 0 240px', margin='0 14px 0 0', overflow='hidden')), w.VBox([self.title, self.picture, self.below, self.status], layout=dict(flex='1 1 0', min_width='0'))
+        columns = w.VBox(left, layout=dict(flex='0 0 246px', margin='0 14px 0 0', overflow='hidden')), w.VBox([self.title, self.picture, self.below, self.status], layout=dict(flex='1 1 0', min_width='0'))
         self.box = w.VBox([w.HTML(STYLE, layout=dict(display='none')), w.HBox(columns)], layout=dict(width='100%', max_width='1240px'))
         self.box.add_class('blood-unet')
 
