@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
 MISSING = f'no Chromium: none of {", ".join(NAMES)} is on the PATH; install it (Debian: apt-get install chromium) and run make test-browser again'
 NOTEBOOK = '12_explorer.ipynb'
-SECONDS = 60  # for one step at most
+SECONDS, RUN = 60, 300  # for one step, and for all cells of the notebook, at most
 
 
 def make_book(folder):
@@ -88,7 +88,7 @@ def open_explorer(lab, chromium, folder):
     page.get_by_role('menuitem', name='Run', exact=True).click()
     page.get_by_text('Run All Cells', exact=True).click()
     box = page.locator('.blood-unet').last
-    box.wait_for(state='attached')
+    box.wait_for(state='attached', timeout=1000*RUN)
     box.scroll_into_view_if_needed()
     return page, box
 
