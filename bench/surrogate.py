@@ -128,7 +128,7 @@ def seconds(model, x, mask, truth, cells: int, samples=(50, 100, 200, 400, 800))
             start = time.perf_counter()
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
-                local_surrogate(game, model, target, s, i, batch_size=256, fresh=0)
+                local_surrogate(game, model, target, s, i, fresh=0)
             took['LEN'].append(time.perf_counter() - start)
         rows[s] = {name: round(float(np.median(t)), 4) for name, t in took.items() if t}
         print(s, rows[s], flush=True)
