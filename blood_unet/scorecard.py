@@ -8,7 +8,7 @@ __all__ = ['METRICS', 'PICTURE_METRICS', 'PLACES', 'Case', 'with_rows', 'shown',
            'shapley_agreement', 'relevance_mass', 'pointing_game', 'likeness', 'randomised', 'complexity', 'Explained',
            'again', 'random_model', 'randomisation', 'efficient_randomisation', 'smooth_randomisation', 'repeatability',
            'seed_repeatability', 'stability', 'Metric', 'check_maps', 'explain_case', 'judge', 'make_case', 'scorecard',
-           'part_explainers', 'pair_auroc', 'crossed_interval', 'detection', 'by_place', 'named_place']
+           'part_explainers', 'pair_auroc', 'crossed_interval', 'detection', 'by_place', 'named_place', 'fig_metrics']
 
 # %% ../nbs/09_scorecard.ipynb #d903774d
 import copy, time, warnings
@@ -332,3 +332,27 @@ def by_place(values, names):
 def named_place(values, threshold: float):
     "Position in `PLACES` of the largest of values (N, 4) where it is above `threshold`, else -1: int (N,)."
     return np.where(values.max(1) > threshold, values.argmax(1), -1)
+
+# %% ../nbs/09_scorecard.ipynb #4c78271d
+def fig_metrics(result: dict, against: str = 'untrained'):
+    "Heat map of a results file of `bench/planted.py`: AUROC of every measure (rows, the trusted ones marked) in every family (columns), with 95 % intervals; returns a `Figure`."
+    families = [f for group in (result['trust'], result['unseen']) for f in group]
+    rest = [f for f in next(iter(result['auroc'].values())) if f.startswith('real') or 'plain network' in f]
+    columns = families + sorted(rest, key=lambda f: f.startswith('real'))
+    order = sorted(result['auroc'], key=lambda m: (not result['verdict'][m]['trusted'], list(METRICS).index(m.split('|')[0]), m))
+    cells = [[result['auroc'][m].get(f, {}).get(against) for f in columns] for m in order]
+    means = np.array([[np.nan if c is None else c['mean'] for c in row] for row in cells])
+    fig, axis = plt.subplots(figsize=(11, .5*len(order) + 1.6))
+    picture = axis.imshow(means, cmap='PuOr', vmin=0, vmax=1, aspect='auto', interpolation='nearest')
+    for i, row in enumerate(cells):
+        for j, c in enumerate(row):
+            if c is None: axis.text(j, i, 'no case', ha='center', va='center', fontsize=9, color='.5'); continue
+            spread = '' if not np.isfinite(c['low']) else f"\n{c['low']:.2f}–{c['high']:.2f}".replace('0.', '.')
+            axis.text(j, i, f"{c['mean']:.2f}{spread}", ha='center', va='center', fontsize=10, color='white' if abs(c['mean'] - .5) > .3 else 'black', linespacing=.95)
+    axis.set_xticks(range(len(columns)), [f.replace(', plain network', '\nnetwork never saw\nhidden parts').replace('real: ', 'real cells\n').replace('_', '\n') for f in columns], fontsize=9.5)
+    axis.set_yticks(range(len(order)), [('✓ ' if result['verdict'][m]['trusted'] else '') + m.rstrip('|').replace('|', ', ') for m in order], fontsize=10)
+    axis.xaxis.tick_top(); axis.grid(False)
+    for edge in (len(result['trust']), len(families)): axis.axvline(edge - .5, color='black', lw=2)
+    fig.colorbar(picture, ax=axis, shrink=.5, pad=.01, fraction=.03, label='AUROC: explanations above untrained ones')
+    axis.set_xlabel('trust families decide the ✓  |  families not seen before  |  other networks, real cells', fontsize=10)
+    return fig
