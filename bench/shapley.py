@@ -51,8 +51,8 @@ def rows(table) -> list:
 
 
 @app.command()
-def whole(model: str = 'blood-unet-28', thin: int = 4, folder: Path = None, threads: int = 1):
-    "Exact values of every test image over five parts, and their means by class; the other targets and fills take one image in `thin`"
+def whole(model: str = 'blood-unet-28', thin: int = 8, folder: Path = None, skip: str = None, threads: int = 1):
+    "Exact values of every test image over five parts, and their means by class; the other targets and fills take one image in `thin`; with `skip` a run is left for later, and no result written"
     network, cells = prepare(model, 28, threads)
     x, parts = to_tensor(cells.images), recipe_parts(cells.images)
     mask, predicted = frozen_mask(network, x), predict(network, cells.images).class_probability.argmax(1)
@@ -65,7 +65,7 @@ def whole(model: str = 'blood-unet-28', thin: int = 4, folder: Path = None, thre
     results = {}
     for run, (chosen, always) in plan.items():               # with the nucleus always there, nested is the same as background
         name, fill = run.split('-')
-        if fill not in fills: continue
+        if fill not in fills or run == skip: continue
         target = ClassLogOdds(predicted[chosen]) if name == 'predicted_class' else HardDice(mask[chosen])
         ready = 64*len(list((folder/run).glob('*.npy'))) if folder else 0
         game, start = make_game(x[chosen], Players(parts.labels[chosen], parts.names), fill, always), time.perf_counter()
@@ -77,6 +77,7 @@ def whole(model: str = 'blood-unet-28', thin: int = 4, folder: Path = None, thre
                             empty=interval(values[:, 0]), full=interval(values[:, -1]), by_class=rows(by_class(shapley, cells.labels[chosen], game.players.names)),
                             interactions=np.round(pairs.mean(0), 5).tolist(), negative=np.round((shapley < 0).mean(0), 4).tolist())
         print(run, f'{seconds:.0f} s', dict(zip(game.players.names, shapley.mean(0).round(3).tolist())), flush=True)
+    if skip: return
     write_json(facts(model, cells, n=len(cells), with_nucleus=len(has), thin=thin, threads=threads, qualified={k: round(v, 4) for k, v in fills.items()}, runs=results), RESULTS/'global_shapley.json')
 
 
@@ -196,9 +197,9 @@ def together(model: str = 'blood-unet-28', images: int = 84, class_images: int =
                 agree.append((integrate(found['len'], found['shap'])))
                 for k, v in found.items(): measures[k].append((walk(table, v, False), walk(table, v, True), np.linalg.norm(v - exact, axis=1)/near))
             mean = {k: dict(zip(('deletion', 'insertion', 'distance'), np.mean(v, 0))) for k, v in measures.items()}
-            results[target][forwards] = {k: {m: interval(v) for m, v in row.items()} for k, row in mean.items()} | {
+            results[target][str(forwards)] = {k: {m: interval(v) for m, v in row.items()} for k, row in mean.items()} | {
                 f'both_minus_{k}': {m: interval(mean['both'][m] - mean[k][m]) for m in mean[k]} for k in ('len', 'shap')} | dict(agreement=agreement_table(agree[0]))
-            print(target, forwards, {k: {m: round(float(v.mean()), 4) for m, v in row.items()} for k, row in mean.items()}, results[target][forwards]['agreement'], flush=True)
+            print(target, forwards, {k: {m: round(float(v.mean()), 4) for m, v in row.items()} for k, row in mean.items()}, results[target][str(forwards)]['agreement'], flush=True)
         results[target]['exact'] = dict(deletion=interval(walk(table, exact, False)), insertion=interval(walk(table, exact, True)))
     write_json(facts(model, cells, players=12, fill='background', seeds=seeds, seed=seed, targets=results), RESULTS/'len_shap.json')
 
