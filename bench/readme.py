@@ -1,4 +1,4 @@
-"""Write the table of results in README.md from bench/results and the numbers beside the bundled weights.
+"""Write the results in README.md from bench/results and the numbers beside the bundled weights.
 
     python bench/readme.py
 """
@@ -8,7 +8,8 @@ from pathlib import Path
 from blood_unet.core import atomic_path, read_results
 from blood_unet.model import BUNDLED
 
-README, START, END = Path(__file__).parent.parent/'README.md', '<!-- results -->\n', '<!-- end of results -->'
+README = Path(__file__).parent.parent/'README.md'
+MARKS = {name: (f'<!-- {name} -->\n', f'<!-- end of {name} -->') for name in ('results', 'explanations')}
 SETS = dict(jiangxi='Jiangxi', cellavision='CellaVision', all_idb2='ALL-IDB2')
 
 
@@ -49,10 +50,43 @@ def table() -> str:
             + markdown(['accuracy, BloodMNIST test split (n = 3,421)', 'one view', 'eight views'], class_rows()) + '\n')
 
 
+def caught() -> list:
+    "Lines of the table of measures: AUROC against untrained explainers, the least of the trust and of the unseen families, and on real cells by target."
+    found = read_results('metrics')
+    real = [f for f in next(iter(found['auroc'].values())) if f.startswith('real')]
+    rows = []
+    for measure, verdict in sorted(found['verdict'].items(), key=lambda item: (not item[1]['trusted'], item[0])):
+        scores = {family: row['untrained'] for family, row in found['auroc'][measure].items() if row.get('untrained')}
+        least = lambda families: min((scores[f] for f in families if f in scores), key=lambda r: r['mean'], default=None)
+        text = [say(r) if r else 'no case' for r in (least(found['trust']), least(found['unseen']), *(scores.get(f) for f in real))]
+        rows.append([measure.rstrip('|').replace('|', ', fill '), 'yes' if verdict['trusted'] else 'no', *text])
+    head = ['measure', 'trusted', 'trust families, least', 'unseen families, least', *(f.replace('real: ', 'real cells, ') for f in real)]
+    return head, rows
+
+
+def taught() -> list:
+    "Lines of the table of teacher and pupil: what each loses when all but the nucleus is hidden."
+    rows = []
+    for name, label in (('bloodmnist-28', 'BloodMNIST, 28 px'), ('experts-64', 'expert sets, 64 px')):
+        effect = read_results('teacher')['settings'][name]['fills']['nested flat']['effects']['context: everything']
+        rows.append([f"{label} (n = {effect['teacher']['n']})", *(say(effect[who]) for who in ('teacher', 'thresholds held', 'pupil', 'pupil minus teacher'))])
+    return ['Dice lost without context', 'recipe', 'recipe, its thresholds held', 'network', 'network minus recipe'], rows
+
+
+def explanations() -> str:
+    "Both tables of what the explanations say, as Markdown."
+    n = next(iter(next(iter(read_results('metrics')['auroc'].values())).values()))['untrained']
+    return (markdown(*taught()) + f"\n\nAUROC of each measure for telling an explanation from an untrained one ({n['networks']} networks a planted family, {n['n']} cells each; 95 % intervals):\n\n"
+            + markdown(*caught()) + '\n')
+
+
 def main():
     text = README.read_text()
-    before, rest = text.split(START)
-    with atomic_path(README) as path: path.write_text(before + START + table() + END + rest.split(END)[1])
+    for name, make in (('results', table), ('explanations', explanations)):
+        start, end = MARKS[name]
+        before, rest = text.split(start)
+        text = before + start + make() + end + rest.split(end)[1]
+    with atomic_path(README) as path: path.write_text(text)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ __all__ = ['TARGETS', 'METHODS', 'COLUMNS', 'Prepared', 'prepare', 'make_target'
            'draw_explanation', 'Explained', 'to_shape', 'explain_image', 'explain_files', 'explain', 'load_masks',
            'scorecard_files', 'scorecard_command']
 
-# %% ../nbs/15_explain.ipynb #9d9d59d7
+# %% ../nbs/15_explain.ipynb #19088076
 import io, sys, time
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from .cli import app, batches, find_images, main, output_folder, output_stems, write_all
 from .core import PALETTE, DataError, ParameterError, check_choice, enlarge
 from .data import CLASSES, load_folder
-from .heatmaps import CONTROLS, ClassLogOdds, HardDice, attention_maps, frozen_mask, grad_cam, integrated_gradients, score
+from .heatmaps import CONTROLS, ClassLogOdds, HardDice, LogitContrast, attention_maps, frozen_mask, grad_cam, integrated_gradients, score
 from .local_surrogate import PARTS, Game, Players, cell_parts, local_surrogate, make_game, paint, recipe_parts, superpixel_game
 from .model import BloodUNet, pick_device, target_shape
 from .preprocessing import add_masks, make_masks, to_tensor, to_uint8
@@ -52,7 +52,7 @@ def prepare(image, size: int, seed: int = 0) -> Prepared:
     slide = torch.quantile(x.flatten(2), .95, dim=2)[..., None, None].expand_as(x)
     return Prepared(to_tensor(small), parts, superpixel_game(to_tensor(small), cell, seed=seed), slide.contiguous(), image.shape[:2])
 
-# %% ../nbs/15_explain.ipynb #0d9ef703
+# %% ../nbs/15_explain.ipynb #891edcf0
 TARGETS = ('nucleus', 'context', 'class', *CLASSES)
 METHODS = ('len', 'shap', 'parts', 'gradcam', 'ig', 'attention')
 
@@ -78,12 +78,13 @@ def explain_one(cell: Prepared, model, method: str = 'parts', target: str = 'nuc
     """Explain one prepared image by one of `METHODS`; the model is given back as it was.
 
     'parts': exact Shapley values of the five parts; 'shap', 'len': sampled Shapley values and local surrogate over superpixels (`samples` forwards); 'gradcam', 'ig',
-    'attention': heat maps, in the table their means over parts. A heat map has no context game: that raises `ParameterError`."""
+    'attention': heat maps, in the table their means over parts; Grad-CAM of a mask is that of `LogitContrast`, since soft Dice is flat at its top. A heat map has no context game: that raises `ParameterError`."""
     check_choice(method, METHODS, 'method')
     goal, always = make_target(target, model, cell.x)
     start = time.perf_counter()
     if method in ('gradcam', 'ig', 'attention'):
         if always: raise ParameterError(f'target={target!r} for method {method!r}', "'len', 'shap' or 'parts': the context effect is a game", 'choose another method or target')
+        if method == 'gradcam' and target == 'nucleus': goal = LogitContrast(goal.region)
         heat = {'gradcam': grad_cam, 'ig': integrated_gradients}.get(method, lambda model, goal, x: attention_maps(model, x))(model, goal, cell.x)[0]
         inside = [heat[(cell.parts.labels[0] == i).numpy()] for i in range(len(PARTS))]
         values, error, r2, forwards, names = np.array([v.mean() if len(v) else 0. for v in inside]), np.nan, np.nan, 1, PARTS
@@ -191,7 +192,7 @@ def explain(images: Annotated[list[str], typer.Argument(help='Images of one whit
     print(f'{table.file.nunique()} images explained, {len(failed)} failures; maps, pictures and explanations.csv are in {out}')
     if failed: raise typer.Exit(1)
 
-# %% ../nbs/15_explain.ipynb #3a08dce7
+# %% ../nbs/15_explain.ipynb #1965db8f
 def load_masks(folder, cells):
     "Nucleus and cell masks of the images of `cells` from `STEM_nucleus.png` and `STEM_cell.png` (above 127), as `blood-unet segment` writes them; raises `DataError` on a missing one or another size."
     def one(name, image, kind):
@@ -214,7 +215,7 @@ def scorecard_files(images, out, masks=None, model: str = 'blood-unet-64', seed:
     if masks is None: cells = add_masks(cells)
     inner = cells.nucleus & cells.cell
     players = cell_parts(inner, cells.cell, red & ~cells.cell)
-    explainers = {'Grad-CAM': lambda m, t, x, s: grad_cam(m, t, x), 'integrated gradients': lambda m, t, x, s: integrated_gradients(m, t, x), 'attention': lambda m, t, x, s: attention_maps(m, x)}
+    explainers = {'Grad-CAM': lambda m, t, x, s: grad_cam(m, LogitContrast(t.region), x), 'integrated gradients': lambda m, t, x, s: integrated_gradients(m, t, x), 'attention': lambda m, t, x, s: attention_maps(m, x)}
     explainers |= part_explainers(players, cells.cell, images=cells.images)
     found = scorecard(net, explainers | CONTROLS, cells.images, players, metrics=metrics, seed=seed)
     told = detection(found, list(CONTROLS))

@@ -6,14 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TOP = Path(__file__).parent.parent
 
 
-def test_table_is_what_was_measured():
+@pytest.mark.parametrize('name, make', [('results', 'table'), ('explanations', 'explanations')])
+def test_tables_are_what_was_measured(name, make):
     bench = runpy.run_path(str(TOP/'bench'/'readme.py'))
-    text = (TOP/'README.md').read_text()
-    shown = text.split(bench['START'])[1].split(bench['END'])[0]
-    assert shown == bench['table'](), 'README.md is out of step with bench/results: run python bench/readme.py'
+    start, end = bench['MARKS'][name]
+    shown = (TOP/'README.md').read_text().split(start)[1].split(end)[0]
+    assert shown == bench[make](), 'README.md is out of step with bench/results: run python bench/readme.py'
 
 
 def test_snippet_runs_as_pasted(tmp_path):
