@@ -107,7 +107,7 @@ def robust(model: str = 'blood-unet-28', images: int = 200, threads: int = 1, se
 
 
 @app.command()
-def cost(model: str = 'blood-unet-64', images: int = 1, rounds: int = 5, batch_size: int = 64, threads: int = 1):
+def cost(model: str = 'blood-unet-64', images: int = 2, rounds: int = 4, batch_size: int = 64, threads: int = 1):
     "Seconds of 8 exact parts at 64 px beside those of 256 bare forwards in the same batches, in turn"
     network, cells = prepare(model, 64, threads)
     cells = cells.subset(range(images))
