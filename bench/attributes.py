@@ -1,6 +1,6 @@
 """Experts' words within a class, and what a cell's granules do to its class, results/attributes.json.
 
-    python bench/attributes.py [--train 500] [--cells 120]
+    python bench/attributes.py [--train 300] [--cells 110]
 
 Words: WBCAtt's, on all cells of BloodMNIST's test split that have them. What has to be fitted is fitted within the class, on up to
 `--train` cells a class of the training split. Granules: up to `--cells` test cells a class; the cytoplasm, by recipe masks, is
@@ -119,7 +119,7 @@ def granules(size: int, per_class: int):
     return dict(checkpoint=name, sha256=sha256_file(checkpoint_folder(name)/'model.safetensors'), digest=cells.digest, changes=table)
 
 
-def main(train: int = 500, cells: int = 120, threads: int = 1):
+def main(train: int = 300, cells: int = 110, threads: int = 1):
     torch.set_num_threads(threads)
     name = 'blood-unet-64'
     facts = dict(checkpoint=name, sha256=sha256_file(checkpoint_folder(name)/'model.safetensors'), train_a_class=train, cells_a_class=cells, seed=0,

@@ -1,6 +1,6 @@
 """The auxiliary model: trees on cell measurements, a line on bottleneck features, and what the trees look at, results/auxiliary.json.
 
-    python bench/auxiliary.py [--train 4000] [--large 2000]
+    python bench/auxiliary.py [--train 2000] [--large 800]
 
 Fitted to cells of BloodMNIST's training split, asked about the test split, at 28 px and, with fewer cells, at 64 px. Measurements come from the
 network's masks and, apart, from recipe masks. Two targets: the true class, and the class that the network names.
@@ -34,7 +34,7 @@ def one_size(size: int, limit: int, limit_test: int, seed: int):
     (see, named), (see_test, named_test) = inputs(network, train), inputs(network, test)
     print(size, 'seen', flush=True)
     trees = lambda key, y: fit_auxiliary(see[key], y, seed).predict(see_test[key])
-    line = lambda key, y: fit_probe(see[key], y).predict(see_test[key])
+    line = lambda key, y: fit_probe(see[key], y).predict(np.asarray(see_test[key]))
     ways = {'trees, measurements by the network\'s masks': lambda y: trees('network', y), 'trees, measurements by recipe masks': lambda y: trees('recipe', y),
             'line, measurements by the network\'s masks': lambda y: line('network', y), 'line, bottleneck': lambda y: line('bottleneck', y),
             'trees, shuffled labels': lambda y: trees('network', rng.permutation(y))}
@@ -51,9 +51,9 @@ def one_size(size: int, limit: int, limit_test: int, seed: int):
                 source=test.source, train_digest=train.digest, test_digest=test.digest, accuracy=rows, importance=weights.to_dict('records'))
 
 
-def main(train: int = 4000, large: int = 2000, seed: int = 0, threads: int = 1):
+def main(train: int = 2000, large: int = 800, seed: int = 0, threads: int = 1):
     torch.set_num_threads(threads)
-    write_json(dict(seed=seed, sizes={'28': one_size(28, train, None, seed), '64': one_size(64, large, large, seed)},
+    write_json(dict(seed=seed, sizes={'28': one_size(28, train, train, seed), '64': one_size(64, large, large, seed)},
                     versions=versions(('blood_unet', 'torch', 'numpy', 'scikit-learn', 'scikit-image', 'shap'))), RESULTS/'auxiliary.json')
 
 
