@@ -75,8 +75,9 @@ def taught() -> list:
 
 def explanations() -> str:
     "Both tables of what the explanations say, as Markdown."
-    n = next(iter(next(iter(read_results('metrics')['auroc'].values())).values()))['untrained']
-    return (markdown(*taught()) + f"\n\nAUROC of each measure for telling an explanation from an untrained one ({n['networks']} networks a planted family, {n['n']} cells each; 95 % intervals):\n\n"
+    rows = next(iter(read_results('metrics')['auroc'].values()))
+    n, real = (rows[family]['untrained'] for family in (read_results('metrics')['trust'][0], 'real: nucleus'))
+    return (markdown(*taught()) + f"\n\nAUROC of each measure for telling an explanation from an untrained one ({n['networks']} networks a planted family, {n['n']} cells each; one network and {real['n']} real cells; 95 % intervals):\n\n"
             + markdown(*caught()) + '\n')
 
 
