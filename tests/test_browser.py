@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
 MISSING = f'no Chromium: none of {", ".join(NAMES)} is on the PATH; install it (Debian: apt-get install chromium) and run make test-browser again'
 NOTEBOOK = '12_explorer.ipynb'
-SECONDS, RUN = 60, 300  # for one step, and for all cells of the notebook, at most
+SECONDS, RUN = 120, 500  # for one step, and for all cells of the notebook, at most
 
 
 def make_book(folder):
