@@ -349,7 +349,7 @@ def fig_metrics(result: dict, against: str = 'untrained'):
             if c is None: axis.text(j, i, 'no case', ha='center', va='center', fontsize=9, color='.5'); continue
             spread = '' if not np.isfinite(c['low']) else f"\n{c['low']:.2f}–{c['high']:.2f}".replace('0.', '.')
             axis.text(j, i, f"{c['mean']:.2f}{spread}", ha='center', va='center', fontsize=10, color='white' if abs(c['mean'] - .5) > .3 else 'black', linespacing=.95)
-    axis.set_xticks(range(len(columns)), [f.replace(', plain network', '\nnetwork never saw\nhidden parts').replace('real: ', 'real cells\n').replace('_', '\n') for f in columns], fontsize=9.5)
+    axis.set_xticks(range(len(columns)), [f.replace(', plain network', '\n(plain\nnetwork)').replace('real: ', 'real cells\n').replace('_', '\n') for f in columns], fontsize=8.5)
     axis.set_yticks(range(len(order)), [('✓ ' if result['verdict'][m]['trusted'] else '') + m.rstrip('|').replace('|', ', ') for m in order], fontsize=10)
     axis.xaxis.tick_top(); axis.grid(False)
     for edge in (len(result['trust']), len(families)): axis.axvline(edge - .5, color='black', lw=2)
