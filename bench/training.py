@@ -1,6 +1,6 @@
 """Training speed and quality of BloodUNet beside MONAI's AttentionUnet of equal widths, in one run.
 
-    pip install monai && python bench/training.py
+    python bench/training.py      # with the development extras, which bring MONAI
 
 Both networks get the same batches, loss (soft Dice of nucleus and cell), optimiser and number of steps; the images are
 BloodMNIST at 28 px, padded to 32. Rounds alternate, so that a busy machine slows both; the ratio of the medians counts.

@@ -84,7 +84,7 @@ def open_explorer(lab, chromium, folder):
     page.set_default_timeout(1000*SECONDS)
     page.goto(f'{address}/doc/tree/{folder.name}/{NOTEBOOK}?reset&token={token}')
     page.locator('.jp-Notebook').wait_for()
-    page.get_by_text('Python 3', exact=False).first.wait_for()
+    page.locator('.jp-NotebookPanel-toolbar').get_by_text('Python 3').wait_for()       # the notebook has its kernel; the list of running kernels says so too, out of sight
     page.get_by_role('menuitem', name='Run', exact=True).click()
     page.get_by_text('Run All Cells', exact=True).click()
     box, stopped = page.locator('.blood-unet').last, page.locator('.jp-OutputArea-output', has_text='Traceback')

@@ -1,7 +1,9 @@
-"""The scorecard on models that are not ours: a segmentation_models.pytorch U-Net and a MONAI U-Net, where these are installed."""
+"""The scorecard on models that are not ours: a segmentation_models.pytorch U-Net and a MONAI U-Net."""
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
+from monai.networks import nets
 
 from blood_unet.core import ParameterError
 from blood_unet.data import phantom
@@ -10,12 +12,10 @@ from blood_unet.scorecard import scorecard
 
 
 def smp_unet():
-    smp = pytest.importorskip('segmentation_models_pytorch')
     return Adapter(smp.Unet('resnet18', encoder_weights=None, classes=1), mean=(.485, .456, .406), std=(.229, .224, .225))
 
 
 def monai_unet():
-    nets = pytest.importorskip('monai.networks.nets')
     return Adapter(nets.UNet(spatial_dims=2, in_channels=3, out_channels=3, channels=(8, 16, 32), strides=(2, 2)), softmax=True)
 
 
