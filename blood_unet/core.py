@@ -54,7 +54,7 @@ def atomic_path(final):
     """
     final = Path(final)
     final.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f'.{final.stem}-', suffix=f'{PARTIAL}{final.suffix}', dir=final.parent)
+    handle, name = tempfile.mkstemp(prefix=f'.{final.stem[:40]}-', suffix=f'{PARTIAL}{final.suffix}', dir=final.parent)
     os.close(handle)
     temporary = Path(name)
     try:

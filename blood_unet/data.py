@@ -406,7 +406,7 @@ def _read_pillow(path, warn):
     "Pixels (H, W) or (H, W, C) by Pillow, palette and CMYK turned into RGB"
     with Image.open(path) as im:
         if getattr(im, 'n_frames', 1) > 1 and im.format != 'MPO': _refuse(f'{path.name} with {im.n_frames} frames or pages', 'save the one that is meant as a PNG')
-        mode, code = im.mode, im.getexif().get(0x0112, 1)
+        mode, code = im.mode, 1 if im.format == 'TIFF' else im.getexif().get(0x0112, 1)      # Pillow turns a TIFF itself as it loads
         if mode in ('P', 'PA'): warn.append('palette')
         if mode == 'CMYK': warn.append('cmyk')
         if 'transparency' in im.info or mode in ('PA', 'RGBa', 'La'): im = im.convert('RGBA')
@@ -619,6 +619,9 @@ def load_cells(dataset='auto', split='train', size=28, limit=None, seed=0, drop_
     a named source never falls back. `limit`: a seeded subset; `drop_duplicates`: without images that a later split also holds.
     Nobody knows which images share a patient. Raises `DataError`, `ParameterError`."""
     check_choice(split, SPLITS, 'split')
+    if not isinstance(dataset, (str, Path)): raise ParameterError(f'dataset={dataset!r}', "'auto', 'bloodmnist', 'phantom' or a folder of images", 'name one of them')
+    for name, value, least in (('size', size, MIN_SIDE), ('limit', 0 if limit is None else limit, 0)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least: raise ParameterError(f'{name}={value!r}', f'a whole number, {least} or more', f'change {name}')
     if dataset in ('auto', 'bloodmnist'): check_choice(size, SIZES, 'size')
     if dataset == 'bloodmnist': cells = load_bloodmnist(split, size)
     elif dataset == 'phantom': cells = _phantom_split(split, size, limit, seed)

@@ -95,6 +95,8 @@ class BloodUNet(nn.Module):
         widths = tuple(int(w) for w in widths)
         check_choice(attention_at, ('bottleneck', 'skips', 'everywhere'), 'attention_at')
         if len(widths) < 2 or min(widths) < 1: raise ParameterError(f'widths={widths}', 'two or more positive widths', 'try (24, 48, 96, 192)')
+        for name, value, least in (('n_classes', n_classes, 1), ('decoder_depth', decoder_depth, 1), ('input_size', input_size, 2)):
+            if not isinstance(value, int) or value < least: raise ParameterError(f'{name}={value!r}', f'a whole number, {least} or more', f'change {name}')
         self.config = dict(widths=widths, attention=attention, attention_at=attention_at, n_classes=n_classes,
                            decoder_depth=decoder_depth, input_size=input_size, dropout=dropout)
         at_skips, at_bottom = (attention if attention_at in (place, 'everywhere') else 'none' for place in ('skips', 'bottleneck'))
@@ -169,6 +171,8 @@ def load_weights(model, path):
     if wrong:
         raise CheckpointError(f'{path} of another architecture: {len(wrong)} tensors differ ({", ".join(wrong[:3])}, ...)',
                               f'the {len(shapes)} tensors of this model', 'build the model from the config.json beside the weights')
+    broken = sorted(k for k, t in weights.items() if not torch.isfinite(t.float()).all())
+    if broken: raise CheckpointError(f'{path} with weights that are NaN or infinite ({", ".join(broken[:3])})', 'finite weights', 'save or download it again')
     model.load_state_dict(weights)
     return model
 

@@ -89,9 +89,13 @@ class Training:
     regions: float = 0.
 
     def __post_init__(self):
+        for name in ('epochs', 'batch_size', 'seed'):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), (int, np.integer)): raise ParameterError(f'{name}={getattr(self, name)!r}', 'a whole number', 'change it')
+        for name, value in vars(self).items():
+            if name != 'balanced' and not (isinstance(value, (int, float, np.number)) and 0 <= value < math.inf): raise ParameterError(f'{name}={value!r}', 'a finite number, 0 or more', 'change it')
         for name in ('epochs', 'batch_size', 'learning_rate', 'clip'):
             if getattr(self, name) <= 0: raise ParameterError(f'{name}={getattr(self, name)}', 'a number above 0', 'raise it')
-        for name in ('strong', 'turn', 'smoothing', 'average', 'warmup', 'regions'):
+        for name in ('strong', 'turn', 'smoothing', 'average', 'warmup', 'regions', 'scale', 'shift', 'strong_scale'):
             if not 0 <= getattr(self, name) <= 1: raise ParameterError(f'{name}={getattr(self, name)}', 'a share between 0 and 1', 'change it')
 
 # %% ../nbs/04_training.ipynb #e0ee2411
@@ -242,6 +246,7 @@ def train_epoch(fabric, model, average, optimizer, data, settings: Training, epo
     generator = torch.Generator().manual_seed(1_000_003*settings.seed + epoch)
     torch.manual_seed(1_000_003*settings.seed + epoch)                       # dropout
     order = [b for b in epoch_order(len(images), settings, targets.cpu(), generator) if len(b) >= 2*fabric.world_size]   # batch normalisation needs two
+    if not order: raise DataError(f'{len(images)} cells in batches of {settings.batch_size}', f'batches of {2*fabric.world_size} or more, for batch normalisation', 'raise batch_size, or bring more cells')
     model.train(); sums = np.zeros(4)
     bar = tqdm(order, desc=f'epoch {epoch + 1}/{settings.epochs}', leave=False, disable=not progress)
     for i, batch in enumerate(bar):
@@ -259,6 +264,8 @@ def train_epoch(fabric, model, average, optimizer, data, settings: Training, epo
         average.update_parameters(model)
         sums += numbers
         bar.set_postfix(loss=f'{sums[0]/(i + 1):.3f}')
+    size = max(float(p.detach().abs().max()) for p in model.parameters())
+    if not size < 1e6: raise DivergenceError(f'a weight of {size:.4g} after epoch {epoch}', 'finite weights below 1e6', f'lower the learning rate (now {settings.learning_rate:g})')
     names = ('loss', 'dice_loss', 'class_loss', 'gradient_norm')
     return dict(zip(names, sums/len(order))) | dict(learning_rate=optimizer.param_groups[0]['lr'])
 
