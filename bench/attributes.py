@@ -5,6 +5,8 @@
 Words: WBCAtt's, on all cells of BloodMNIST's test split that have them. What has to be fitted is fitted within the class, on up to
 `--train` cells a class of the training split. Granules: up to `--cells` test cells a class; the cytoplasm, by recipe masks, is
 flattened, shuffled or recoloured, beside the same change to as many background pixels next to the cell.
+
+What was chosen while looking at test cells (how a nucleus narrows, flattening as the change) is tried again on the validation split: `again`.
 """
 from pathlib import Path
 
@@ -66,8 +68,9 @@ def predictors(word, train, test, rows, rows_test, positive):
     return {k: np.nan_to_num(v) for k, v in scores.items()}
 
 
-def words_table(network, limit: int):
-    (train, train_words, train_cells), (test, test_words, test_cells) = look_at(network, 'train', limit), look_at(network, 'test')
+def words_table(training, tested):
+    "Every word's predictors, fitted on the first of two `look_at`, measured on the second."
+    (train, train_words, train_cells), (test, test_words, test_cells) = training, tested
     table = {}
     for name, word in WORDS.items():
         rows, positive = word_rows(train_words, train_cells.labels, word)
@@ -82,10 +85,10 @@ def words_table(network, limit: int):
     return table
 
 
-def granules(size: int, per_class: int):
+def granules(size: int, per_class: int, split: str = 'test'):
     "What three changes of the cytoplasm, and of as much background, take from the log-odds of a cell's class; by class."
     name = f'blood-unet-{size}'
-    network, cells, rng = BloodUNet.from_pretrained(name), load_cells('bloodmnist', 'test', size), np.random.default_rng(0)
+    network, cells, rng = BloodUNet.from_pretrained(name), load_cells('bloodmnist', split, size), np.random.default_rng(0)
     cells = add_masks(cells.subset(np.concatenate([np.sort(rng.permutation(np.flatnonzero(cells.labels == k))[:per_class]) for k in range(7)])))
     area = (cells.cell & ~cells.nucleus).sum((1, 2))
     fits = (area >= size/4) & (area <= (~cells.cell).sum((1, 2)))        # a cytoplasm to change, and as much background
@@ -115,7 +118,7 @@ def granules(size: int, per_class: int):
                                     renamed={w: interval((o != named)[own]*1.) for w, o in other.items()}, pixel_change={w: interval(v[own]) for w, v in size_of.items()},
                                     became=CLASSES[int(became.argmax())] if became.any() else None, became_share=round(float(became.max()/max(became.sum(), 1)), 3))
         table[change] = rows
-        print(size, change, {k: (v['difference']['mean'], v['became']) for k, v in rows.items()}, flush=True)
+        print(size, split, change, {k: (v['difference']['mean'], v['became']) for k, v in rows.items()}, flush=True)
     return dict(checkpoint=name, sha256=sha256_file(checkpoint_folder(name)/'model.safetensors'), digest=cells.digest, changes=table)
 
 
@@ -125,8 +128,11 @@ def main(train: int = 300, cells: int = 110, threads: int = 1):
     facts = dict(checkpoint=name, sha256=sha256_file(checkpoint_folder(name)/'model.safetensors'), train_a_class=train, cells_a_class=cells, seed=0,
                  source=load_cells('bloodmnist', 'test', 64).source, wbcatt=sha256_file(find_data('wbcatt.csv')))
     found = {str(size): granules(size, cells) for size in (28, 64)}
-    words = words_table(BloodUNet.from_pretrained(name), train)
-    write_json(facts | dict(words=words, granules=found, versions=versions(('blood_unet', 'torch', 'numpy', 'scikit-learn', 'scikit-image'))), RESULTS/'attributes.json')
+    network = BloodUNet.from_pretrained(name)
+    training = look_at(network, 'train', train)
+    words, again = (words_table(training, look_at(network, split)) for split in ('test', 'val'))
+    again = dict(split='val', words=again, granules=granules(64, cells, 'val'))
+    write_json(facts | dict(words=words, granules=found, again=again, versions=versions(('blood_unet', 'torch', 'numpy', 'scikit-learn', 'scikit-image'))), RESULTS/'attributes.json')
 
 
 if __name__ == '__main__':

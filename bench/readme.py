@@ -5,6 +5,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from blood_unet.core import atomic_path, read_results
 from blood_unet.model import BUNDLED
 
@@ -59,9 +61,25 @@ def caught() -> list:
         scores = {family: row['untrained'] for family, row in found['auroc'][measure].items() if row.get('untrained')}
         least = lambda families: min((scores[f] for f in families if f in scores), key=lambda r: r['mean'], default=None)
         text = [say(r) if r else 'no case' for r in (least(found['trust']), least(found['unseen']), *(scores.get(f) for f in real))]
-        rows.append([measure.rstrip('|').replace('|', ', fill '), 'yes' if verdict['trusted'] else 'no', *text])
-    head = ['measure', 'trusted', 'trust families, least', 'unseen families, least', *(f.replace('real: ', 'real cells, ') for f in real)]
+        rows.append([measure.rstrip('|').replace('|', ', fill '), 'yes' if verdict['trusted'] else 'no', *text, hardest(found, measure)])
+    head = ['measure', 'trusted', 'trust families, least', 'unseen families, least', *(f.replace('real: ', 'real cells, ') for f in real), 'hardest other control']
     return head, rows
+
+
+def hardest(found, measure) -> str:
+    "The control that was not trained on anything and that a measure tells least from explanations: its name and the mean AUROC over all planted families."
+    families = [row for family, row in found['auroc'][measure].items() if family in found['trust'] + found['unseen'] and row['untrained']]
+    means = {name: np.mean([row[name]['mean'] for row in families]) for name in ('probability map', 'darkness', 'centre blob', 'edges', 'random')}
+    name = min(means, key=means.get)
+    return f'{name} {means[name]:.3f}'
+
+
+def named() -> tuple:
+    "Lines of the table of naming: how often a map names the planted part, the least of the trust and of the unseen families, and how often any part where none is planted."
+    naming, found = read_results('planted')['naming'], read_results('metrics')
+    least = lambda row, families: say(min((row[f] for f in families), key=lambda r: r['mean']))
+    rows = [[name, least(row, found['trust']), least(row, found['unseen']), f"{row['none']:.3f}"] for name, row in naming.items()]
+    return ['map', 'trust families, least', 'unseen families, least', 'names one where nothing is planted'], rows
 
 
 def taught() -> list:
@@ -74,11 +92,11 @@ def taught() -> list:
 
 
 def explanations() -> str:
-    "Both tables of what the explanations say, as Markdown."
+    "The tables of what the explanations say, as Markdown."
     rows = next(iter(read_results('metrics')['auroc'].values()))
     n, real = (rows[family]['untrained'] for family in (read_results('metrics')['trust'][0], 'real: nucleus'))
     return (markdown(*taught()) + f"\n\nAUROC of each measure for telling an explanation from an untrained one ({n['networks']} networks a planted family, {n['n']} cells each; one network and {real['n']} real cells; 95 % intervals):\n\n"
-            + markdown(*caught()) + '\n')
+            + markdown(*caught()) + "\n\nHow often a map names the part in which the evidence was planted, and any part where nothing was:\n\n" + markdown(*named()) + '\n')
 
 
 def main():

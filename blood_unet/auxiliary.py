@@ -98,7 +98,7 @@ def explain_auxiliary(model, table):
 
 def importance(explanation):
     "Mean absolute SHAP value of every measurement for every class: a DataFrame, columns measurement, class, mean, low, high (95 % bootstrap over cells) and n, the largest first."
-    rows = [dict(measurement=name, **{'class': int(k)}, **interval(np.abs(explanation.values[:, i, j])))
+    rows = [dict(measurement=name, **{'class': k.item() if isinstance(k, np.generic) else k}, **interval(np.abs(explanation.values[:, i, j])))
             for i, name in enumerate(explanation.feature_names) for j, k in enumerate(explanation.output_names)]
     return pd.DataFrame(rows).sort_values('mean', ascending=False, ignore_index=True)
 

@@ -27,7 +27,7 @@ from scipy import ndimage as ndi
 
 from .core import PALETTE, BloodUNetError, ImageError, ParameterError, atomic_path, check_choice, dice, overlay, write_json
 from .data import CLASSES, EXPERT_SETS, MIN_SIDE, SIZES, SUFFIXES, bloodmnist_file, find_data, load_cells, load_expert, read_image
-from .heatmaps import HEAT_MAPS, ClassLogOdds, HardDice, frozen_mask, model_device, probability_map
+from .heatmaps import HEAT_MAPS, ClassLogOdds, HardDice, contrast_of, frozen_mask, model_device, probability_map
 from .local_surrogate import PARTS, Game, Players, Surrogate, cell_parts, local_surrogate, make_fill, make_game, masked_images, paint, play, superpixels
 from .model import BloodUNet, pick_device, predict, target_shape
 from .preprocessing import make_masks, to_tensor, to_uint8
@@ -112,8 +112,9 @@ def make_target(subject: Subject, model, target: str, probability) -> tuple:
     return ClassLogOdds(index), f'log-odds of {CLASSES[index]}'
 
 def heat_of(subject: Subject, model, goal, target: str, method: str, seed: int = 0):
-    "The heat map named in `METHODS`: float64 (h, w), signed; for the context effect 0 in the nucleus, which is no player there."
+    "The heat map named in `METHODS`: float64 (h, w), signed; of a mask, Grad-CAM's is that of `contrast_of` it; for the context effect 0 in the nucleus, which is no player there."
     check_choice(method, METHODS, 'method')
+    goal = contrast_of(goal) if method == 'Grad-CAM' else goal
     heat = probability_map(model, subject.x)[0] if method == 'probability' else HEAT_MAPS[method](model, goal, subject.x, seed=seed)[0]
     return np.where(subject.players.labels[0].numpy() < 2, 0, heat) if target == 'context' else heat
 

@@ -18,7 +18,7 @@ from skimage.color import rgb2gray
 from skimage.filters import sobel
 
 from .core import ParameterError, bootstrap_mean
-from .heatmaps import check_numbers, has_rows, model_device, score
+from .heatmaps import check_numbers, has_rows, model_device, score, to_image
 from .model import evaluating
 from .preprocessing import to_tensor
 
@@ -138,7 +138,7 @@ def texture_table(model, cells, layers=None, step: int = 4, batch_size: int = 64
         with activations(model, layers) as maps: model(to_tensor(cells.images[start:start + batch_size]).to(model_device(model)))
         for name, level in maps.items():
             if level.shape[-1]*step < shape[1]: continue
-            big = F.interpolate(level, scale_factor=round(shape[1]/level.shape[-1]), mode='bilinear', align_corners=False)[..., :shape[0], :shape[1]].double().cpu().numpy()
+            big = to_image(level, model, shape).double().cpu().numpy()
             kept.setdefault(name, []).extend(edge_and_texture(m, *(a[start + i] for a in (cells.images, cells.nucleus, cells.cell))) for i, m in enumerate(big))
     rows = [dict(level=name, channel=c, edge=e, texture=t) for name, pairs in kept.items() for c, (e, t) in enumerate(np.nanmean(pairs, 0).T)]
     table = pd.DataFrame(rows)

@@ -22,7 +22,7 @@ import torch
 from scipy.stats import rankdata
 
 from .core import ParameterError, check_choice, format_mean, interval
-from .heatmaps import HardDice, frozen_mask, grad_cam, has_rows, integrated_gradients, model_device, score
+from .heatmaps import HardDice, check_rows, frozen_mask, grad_cam, has_rows, integrated_gradients, model_device, score
 from .local_surrogate import Game, Players, all_coalitions, cell_parts, local_surrogate, make_fill, make_game, paint, play, recipe_parts, superpixels
 from .preprocessing import make_masks, to_tensor, to_uint8
 from .shapley import exact_parts, exact_shapley, sampled_shapley
@@ -81,9 +81,8 @@ def pixel_ranks(maps, plays, seed: int = 0):
 def curve(case: Case, maps, fill: str, keep: bool):
     "Mean value over the inner steps with the first pixels of maps (N, H, W) kept, or hidden: float64 (N,)."
     ranks, game = pixel_ranks(maps, case.plays, case.seed), case.games[fill]
-    first = [ranks < k/case.steps for k in range(1, case.steps)]
-    pictures = torch.cat([shown(game, f if keep else ~f) for f in first])
-    return case.value(pictures, np.tile(np.arange(len(maps)), len(first))).reshape(len(first), -1).mean(0)
+    first, rows = [ranks < k/case.steps for k in range(1, case.steps)], np.arange(len(maps))
+    return np.mean([case.value(shown(game, f if keep else ~f), rows) for f in first], 0)
 
 def deletion(case: Case, maps, fill: str): return case.ends(fill)[0] - curve(case, maps, fill, False)
 def insertion(case: Case, maps, fill: str): return curve(case, maps, fill, True) - case.ends(fill)[1]
@@ -165,12 +164,14 @@ def likeness(a, b, plays):
     return np.array([correlation(rankdata(p[m])[None], rankdata(q[m])[None])[0] for p, q, m in zip(a, b, plays)])
 
 def randomised(model, x, seed: int = 0):
-    "A copy of a model with every weight drawn anew as at its birth, and its batch statistics taken from `x`."
+    "A copy of a model with every weight drawn anew as at its birth (shuffled, where a module cannot say how it was born), and its batch statistics taken from `x`."
     new = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for module in new.modules():
             if hasattr(module, 'reset_parameters'): module.reset_parameters()
+            else:
+                for p in module.parameters(recurse=False): p.copy_(p.flatten()[torch.randperm(p.numel()).to(p.device)].view_as(p))
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm): module.momentum = None
         new.train()(x.to(model_device(model)))
     return new.eval()
@@ -255,6 +256,9 @@ def make_case(model, images, masks=None, target=None, fills=('nested', 'backgrou
     if x.ndim != 4 or len(x) < 2: raise ParameterError(f'images of shape {tuple(x.shape)}', 'two images or more', 'a scorecard compares over images: bring more')
     players = recipe_parts(to_uint8(x)) if masks is None else masks if isinstance(masks, Players) else cell_parts(*masks)
     target = HardDice(frozen_mask(model, x)) if target is None else target
+    check_rows(target, len(x))
+    if evidence is not None and np.shape(evidence) != (len(x), *x.shape[2:]): raise ParameterError(f'evidence of shape {np.shape(evidence)}', f'bool {(len(x), *x.shape[2:])}', 'give one mask an image')
+    if kwargs.get('steps', 2) < 2: raise ParameterError(f"steps={kwargs['steps']}", '2 or more', 'take 10')
     games = {fill: make_game(x, players, fill, always, donors=donors, donor_players=donor_players) for fill in fills}
     return Case(model, target, x, games, seed, evidence=None if evidence is None else np.asarray(evidence), **kwargs)
 

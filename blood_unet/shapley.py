@@ -224,10 +224,15 @@ def qualified_fills(x, players: Players, model, target, fills=FILLS, limit: floa
 
 # %% ../nbs/08_shap.ipynb #83326083
 def run_identity(game: Game, model, target, chunk: int, batch_size: int) -> dict:
-    "What decides the numbers of a run, JSON-ready: digests of the game, the weights and the target, and how it is cut up."
+    """What decides the numbers of a run, JSON-ready: digests of the game, the weights and the target, and how it is cut up.
+
+    What cannot be read off a model or a target, such as a plain function, tells itself apart by `answers`: the values of the first image with nobody, everybody, each player alone and each left out."""
+    alone, (first, aim) = np.eye(game.n, dtype=bool), subgame(game, target, [0])
+    answers = play(first, model, aim, np.concatenate([np.zeros((1, game.n), bool), np.ones((1, game.n), bool), alone, ~alone]), batch_size)
     arrays = lambda *tensors: sha256_arrays(*(None if t is None else torch.as_tensor(t).cpu().numpy() for t in tensors))
     return dict(game=arrays(game.x, game.players.labels, game.absent, game.hosted, game.host), players=list(game.players.names), weights=arrays(*model.state_dict().values()),
-                model=type(model).__name__, target=type(target).__name__, goal=arrays(*(v for _, v in sorted(vars(target).items()))), chunk=chunk, batch_size=batch_size,
+                model=type(model).__name__, target=type(target).__name__, answers=arrays(answers),
+                goal={k: arrays(v) if isinstance(v, (torch.Tensor, np.ndarray)) else repr(v) for k, v in sorted(getattr(target, '__dict__', {}).items())}, chunk=chunk, batch_size=batch_size,
                 device=str(model_device(model)), threads=torch.get_num_threads(), versions=versions(('torch', 'numpy')))
 
 def claim_folder(folder, identity: dict) -> Path:
@@ -246,7 +251,7 @@ def play_all(game: Game, model, target, folder=None, chunk: int = 64, batch_size
     """Values of all coalitions of every image: float64 (N, 2**n), in chunks of `chunk` images, with a bar.
 
     `folder`: where finished chunks are kept, so that a run that was interrupted or killed goes on, to the same bits. Raises `CheckpointError` where
-    it holds another run (other images, weights, target, fill, device, number of threads), `ParameterError` as `play`."""
+    it holds another run (other images, weights, target, fill, device, number of threads; a plain function is known by its answers on the first image), `ParameterError` as `play`."""
     coalitions, done = all_coalitions(game.n), []
     folder = claim_folder(folder, run_identity(game, model, target, chunk, batch_size)) if folder is not None else None
     with tqdm(total=len(game.x), desc='images', disable=not progress) as bar:
