@@ -83,7 +83,7 @@ def judge_all(case, explainers, seeds, parts):
 
 
 @app.command()
-def measure(n: int = 6, samples: int = 48, families: str = ','.join(TRUST + ('none',) + UNSEEN), seeds: str = '0,3', hide: bool = True, threads: int = 1, limit_s: float = 1500):
+def measure(n: int = 16, samples: int = 48, families: str = ','.join(TRUST + ('none',) + UNSEEN), seeds: str = '0,1,2,3,4', hide: bool = True, threads: int = 1, limit_s: float = 36000):
     "Judge every explainer and control on every network."
     torch.set_num_threads(threads)
     start = time.perf_counter()
@@ -105,7 +105,7 @@ def measure(n: int = 6, samples: int = 48, families: str = ','.join(TRUST + ('no
 
 
 @app.command()
-def real(n: int = 6, samples: int = 48, checkpoint: str = 'blood-unet-28', targets: str = 'nucleus,context,class', threads: int = 1):
+def real(n: int = 32, samples: int = 48, checkpoint: str = 'blood-unet-28', targets: str = 'nucleus,context,class', threads: int = 1):
     "The same on real cells, by three targets."
     torch.set_num_threads(threads)
     cells = load_cells('bloodmnist', 'test', 28, limit=4*n, seed=0)

@@ -9,6 +9,7 @@ import numpy as np
 
 from blood_unet.core import atomic_path, read_results
 from blood_unet.model import BUNDLED
+from blood_unet.scorecard import in_words
 
 README = Path(__file__).parent.parent/'README.md'
 MARKS = {name: (f'<!-- {name} -->\n', f'<!-- end of {name} -->') for name in ('results', 'explanations')}
@@ -95,7 +96,7 @@ def explanations() -> str:
     "The tables of what the explanations say, as Markdown."
     rows = next(iter(read_results('metrics')['auroc'].values()))
     n, real = (rows[family]['untrained'] for family in (read_results('metrics')['trust'][0], 'real: nucleus'))
-    return (markdown(*taught()) + f"\n\nAUROC of each measure for telling an explanation from an untrained one ({n['networks']} networks a planted family, {n['n']} cells each; one network and {real['n']} real cells; 95 % intervals):\n\n"
+    return (markdown(*taught()) + f"\n\n{in_words(read_results('metrics'))}\n\nAUROC of each measure for telling an explanation from an untrained one ({n['networks']} networks a planted family, {n['n']} cells each; one network and {real['n']} real cells; 95 % intervals):\n\n"
             + markdown(*caught()) + "\n\nHow often a map names the part in which the evidence was planted, and any part where nothing was:\n\n" + markdown(*named()) + '\n')
 
 

@@ -3,7 +3,7 @@
 Both get the same superpixels, fill, kernel and plain least squares (alpha 0); the truth is the line through all 4,096 coalitions of
 12 superpixels. The values of all coalitions are computed once, kept in `cache`, and replayed; seconds are measured with the network.
 
-    python bench/surrogate.py --cache runs/surrogate --chunks 1    # one more chunk of 25 cells, then the comparison over those that are there
+    python bench/surrogate.py runs/surrogate --chunks 1    # one more chunk of 25 cells, then the comparison over those that are there
 """
 import time
 import warnings

@@ -8,7 +8,8 @@ __all__ = ['METRICS', 'PICTURE_METRICS', 'PLACES', 'Case', 'with_rows', 'shown',
            'shapley_agreement', 'relevance_mass', 'pointing_game', 'likeness', 'randomised', 'complexity', 'Explained',
            'again', 'random_model', 'randomisation', 'efficient_randomisation', 'smooth_randomisation', 'repeatability',
            'seed_repeatability', 'stability', 'Metric', 'check_maps', 'explain_case', 'judge', 'make_case', 'scorecard',
-           'part_explainers', 'pair_auroc', 'crossed_interval', 'detection', 'by_place', 'named_place', 'fig_metrics']
+           'part_explainers', 'pair_auroc', 'crossed_interval', 'detection', 'by_place', 'named_place', 'fig_metrics',
+           'in_words']
 
 # %% ../nbs/09_scorecard.ipynb #d903774d
 import copy, time, warnings
@@ -360,3 +361,17 @@ def fig_metrics(result: dict, against: str = 'untrained'):
     fig.colorbar(picture, ax=axis, shrink=.5, pad=.01, fraction=.03, label='AUROC: explanations above untrained ones')
     axis.set_xlabel('trust families decide the ✓  |  families not seen before  |  other networks, real cells', fontsize=10)
     return fig
+
+# %% ../nbs/09_scorecard.ipynb #4ce611d9
+def in_words(result: dict) -> str:
+    "Which measures would have caught the untrained explainers, in a sentence or three, of a results file of `bench/planted.py`."
+    say = lambda m: m.rstrip('|').replace('|', ' with fill ')
+    trusted = [m for m, v in result['verdict'].items() if v['trusted']]
+    low = lambda m, f, none: (result['auroc'][m].get(f, {}).get('untrained') or {'low': none})['low']
+    unseen = [m for m in trusted if all(low(m, f, 1) > result['bound'] for f in result['unseen'])]        # a family without a case is passed over
+    real = [f for f in next(iter(result['auroc'].values())) if f.startswith('real')]
+    caught = [m for m in unseen if all(low(m, f, 0) > result['bound'] for f in real)]       # planted evidence is not to be had there
+    listed = lambda ms: ', '.join(map(say, ms)) if ms else 'none'
+    return (f'Of {len(result["verdict"])} measures, {len(trusted)} earned trust on planted evidence: {listed(trusted)}. '
+            f'In the unseen families {len(unseen)} of them kept it: {listed(unseen)}. '
+            f'With every one of the targets on real cells ({", ".join(f.split(": ")[1] for f in real)}) the untrained explainers would have been caught by {listed(caught)}.')
