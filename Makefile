@@ -1,6 +1,6 @@
 # make figures   environment + every figure of the quick profile
 # make test      environment + notebooks and library in step and clean + all tests
-# make test-data the tests that need real BloodMNIST (BLOOD_UNET_DATA names its folder)
+# make test-data  the notebooks and tests that need real BloodMNIST (BLOOD_UNET_DATA names its folder)
 # make test-browser  the explorer in JupyterLab and a real browser (needs Chromium)
 # make book      run the notebooks in place, outputs kept for reading
 # make clean     remove the environment and everything built
@@ -14,6 +14,10 @@ BIN := $(VENV)/bin
 ABS := $(abspath $(BIN))
 FROM := settings.ini setup.py $(wildcard $(CONSTRAINTS))
 BOOK := $(sort $(wildcard nbs/[0-9][0-9]_*.ipynb))
+# notebooks with cells that need real data
+FLAGGED := $(notdir $(shell grep -lE '"\#\| (bloodmnist|experts)' $(BOOK)))
+empty :=
+space := $(empty) $(empty)
 # nothing is read from or written to Jupyter's folders of the user
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -26,10 +30,10 @@ figures: $(VENV)/.installed-notebooks
 
 test: $(VENV)/.installed-dev check
 	$(BIN)/nbdev_test --n_workers 0 --do_print --timing
-	$(BIN)/pytest -q tests
+	$(BIN)/pytest -q --durations=8 tests
 
 test-data: $(VENV)/.installed-dev
-	$(BIN)/nbdev_test --n_workers 0 --do_print --timing --flags "bloodmnist experts"
+	$(BIN)/nbdev_test --n_workers 0 --do_print --timing --flags "bloodmnist experts" --file_re '^($(subst $(space),|,$(FLAGGED)))$$'
 	$(BIN)/pytest -q -m bloodmnist tests || { s=$$?; [ $$s -eq 5 ] && echo "no test in tests/ is marked bloodmnist"; exit $$(( s == 5 ? 0 : s )); }
 
 test-browser:
