@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LAST', 'FLAGS', 'KERNEL', 'PROFILES', 'EXTRAS', 'CREDIT', 'book_folder', 'notebooks', 'need_papermill', 'directives',
            'left_out', 'book_kernel', 'read_profile', 'declared', 'choose_parameters', 'BookError', 'copy_without',
-           'run_notebook', 'resolve_dataset', 'at_hand', 'take_records', 'update_manifest', 'check_run', 'regenerate',
-           'run_in_place']
+           'run_notebook', 'resolve_dataset', 'at_hand', 'take_records', 'update_manifest', 'without_classes',
+           'check_run', 'regenerate', 'run_in_place']
 
 # %% ../nbs/13_paper.ipynb #cb3c273d
 import ast, contextlib, copy, json, os, re, shutil, sys, tempfile, time
@@ -16,7 +16,7 @@ import pandas as pd
 
 import blood_unet
 from .core import DataError, ParameterError, atomic_path, check_choice, sha256_file, writable_folder, write_json
-from .data import SIZES, bloodmnist_file, data_dirs, download_bloodmnist, find_data, load_cells, load_expert
+from .data import SIZES, bloodmnist_file, data_dirs, download_bloodmnist, find_data, load_cells, load_expert, load_folder
 from .model import pick_device
 
 # %% ../nbs/13_paper.ipynb #79e72cd2
@@ -191,6 +191,13 @@ def update_manifest(records: dict, folder, final=None) -> dict:
     return manifest
 
 # %% ../nbs/13_paper.ipynb #30a91696
+def without_classes(dataset, book) -> list:
+    "The notebooks that a data set cannot feed, since some of its images have no class: those of `need_classes` in `paper.yaml`, for a folder without labels."
+    import yaml
+    if dataset in ('bloodmnist', 'phantom') or load_folder(dataset).labels is not None: return []
+    names = [path.stem for path in notebooks(book)]
+    return [check_choice(name, names, 'need_classes: notebook') for name in (yaml.safe_load((Path(book)/'paper.yaml').read_text(encoding='utf-8')) or {}).get('need_classes', ())]
+
 def check_run(profile, dataset, size, device):
     "Raise `ParameterError` or `DeviceError` on an option that cannot work, before anything runs."
     need_papermill()
@@ -204,7 +211,8 @@ def regenerate(profile='quick', dataset='auto', size: int = 28, device='auto', o
     """Run the book in order and write its figures and `manifest.json` into `out`; returns a table of the files written.
 
     `profile`: 'quick' (minutes on 2 cores) or 'paper'; `dataset`: 'auto', 'bloodmnist', 'phantom' or a folder;
-    `size`: 28, 64, 128 or 224 px; `device`: 'auto', 'cpu', 'cuda' or 'mps'; `book`: folder of other notebooks.
+    `size`: 28, 64, 128 or 224 px; `device`: 'auto', 'cpu', 'cuda' or 'mps'; `book`: folder of other notebooks. Of a folder whose `labels.csv` does not give every
+    image a class, the notebooks that compare classes (`need_classes` in `paper.yaml`) are left out, and named.
     Stops at the first failing cell with `BookError`; raises `ParameterError` before running on an unknown name.
     """
     check_run(profile, dataset, size, device)
@@ -218,7 +226,9 @@ def regenerate(profile='quick', dataset='auto', size: int = 28, device='auto', o
         print(f'data: {source} (asked for: {dataset}), {size} px; profile {profile}; device {device}', flush=True)
         if data_dirs()[-1].is_dir(): (folder['book']/'data').symlink_to(data_dirs()[-1].resolve())
         shared = dict(dataset=name, size=size, device=device, figures_dir='../figures')
-        jobs = _prepare(book, folder['book'], given, shared, flags + ['slow']*(profile == 'paper'))
+        skip = without_classes(name, book)
+        if skip: print(f'*** {name} gives no class to some images (labels.csv: file, class): left out are {", ".join(skip)}. ***', flush=True)
+        jobs = _prepare(book, folder['book'], given, shared, flags + ['slow']*(profile == 'paper'), skip)
         return _publish(_run_all(jobs, folder, temporary), folder, out)
     except BookError:
         _replace_folder(folder['executed'], out/'executed')
@@ -226,9 +236,9 @@ def regenerate(profile='quick', dataset='auto', size: int = 28, device='auto', o
     finally: shutil.rmtree(temporary, ignore_errors=True)
 
 # %% ../nbs/13_paper.ipynb #74dc7bf5
-def _prepare(book, folder, given, shared, flags) -> list:
+def _prepare(book, folder, given, shared, flags, skip=()) -> list:
     jobs = []
-    for path in notebooks(book):
+    for path in [path for path in notebooks(book) if path.stem not in skip]:
         counts = copy_without(path, folder, flags)
         jobs.append((path, folder/path.name, at_hand(path.stem, choose_parameters(folder/path.name, given[path.stem], shared), shared['size']), counts))
     return jobs
