@@ -29,11 +29,11 @@ figures: $(VENV)/.installed-notebooks
 	$(BIN)/blood-unet figures $(FIGURES)
 
 test: $(VENV)/.installed-dev check
-	$(BIN)/nbdev_test --n_workers 0 --do_print --timing
+	$(BIN)/nbdev_test --n_workers 0 --do_print --timing --flags slow
 	$(BIN)/pytest -q --durations=8 tests
 
 test-data: $(VENV)/.installed-dev
-	$(BIN)/nbdev_test --n_workers 0 --do_print --timing --flags "bloodmnist experts" --file_re '^($(subst $(space),|,$(FLAGGED)))$$'
+	$(BIN)/nbdev_test --n_workers 0 --do_print --timing --flags "bloodmnist experts slow" --file_re '^($(subst $(space),|,$(FLAGGED)))$$'
 	$(BIN)/pytest -q -m bloodmnist tests || { s=$$?; [ $$s -eq 5 ] && echo "no test in tests/ is marked bloodmnist"; exit $$(( s == 5 ? 0 : s )); }
 
 test-browser:

@@ -185,7 +185,7 @@ def together(model: str = 'blood-unet-28', images: int = 84, class_images: int =
         cells, table = superpixel_table(model, count, folder, threads, seed, target)
         exact, replay = exact_shapley(table), table_game(table)
         near = np.linalg.norm(exact, axis=1)
-        results[target] = dict(images=len(cells))
+        results[target] = dict(images=len(cells), digest=cells.digest)
         for forwards in (96, 192, 384):
             line = lambda m, s: local_surrogate(*replay, samples=m, seed=s, fresh=0).coefficients
             value = lambda m, s: sampled_shapley(*replay, samples=m, seed=s).values
@@ -201,7 +201,8 @@ def together(model: str = 'blood-unet-28', images: int = 84, class_images: int =
                 f'both_minus_{k}': {m: interval(mean['both'][m] - mean[k][m]) for m in mean[k]} for k in ('len', 'shap')} | dict(agreement=agreement_table(agree[0]))
             print(target, forwards, {k: {m: round(float(v.mean()), 4) for m, v in row.items()} for k, row in mean.items()}, results[target][str(forwards)]['agreement'], flush=True)
         results[target]['exact'] = dict(deletion=interval(walk(table, exact, False)), insertion=interval(walk(table, exact, True)))
-    write_json(facts(model, cells, players=12, fill='background', seeds=seeds, seed=seed, targets=results), RESULTS/'len_shap.json')
+    about = facts(model, cells, players=12, fill='background', seeds=seeds, seed=seed, targets=results)
+    write_json({k: v for k, v in about.items() if k != 'digest'}, RESULTS/'len_shap.json')
 
 
 if __name__ == '__main__':
