@@ -224,7 +224,7 @@ def segment_files(paths, out, model: str = 'auto', device: str = 'auto', progres
                 rows[path] = row(path, image, nucleus, cell, probability, notes, doubt) | dict(stem=stems[path])
     finally:
         for path in files:                                                  # no picture of an earlier run beside the word that there is none
-            if str(path) in failed: [(out/f'{stems[path]}_{kind}.png').unlink(missing_ok=True) for kind in KINDS]
+            for kind in KINDS if str(path) in failed and stems[path] in set(earlier.stem) else (): (out/f'{stems[path]}_{kind}.png').unlink(missing_ok=True)
         lines = [rows[path] for path in files if path in rows] + [dict(file=file, warning=f'not segmented: {why}') for file, why in failed.items()]
         table = pd.DataFrame(lines, columns=COLUMNS).astype(dict(nucleus_px='Int64', nucleus_parts='Int64'))
         kept = earlier[~earlier.file.isin(table.file)]
