@@ -299,9 +299,10 @@ def figures(profile: Annotated[str, typer.Option(help='quick (minutes on 2 cores
             dataset: Annotated[str, typer.Option(help='auto, bloodmnist, phantom or a folder.')] = 'auto',
             size: Annotated[int, typer.Option(help='28, 64, 128 or 224 pixels.')] = 28,
             device: Annotated[str, typer.Option(help='auto, cpu, cuda or mps.')] = 'auto',
-            out: Annotated[str, typer.Option(help='Folder for the figures and manifest.json.')] = 'figures'):
+            out: Annotated[str, typer.Option(help='Folder for the figures and manifest.json.')] = 'figures',
+            workers: Annotated[int, typer.Option(help='Notebooks at a time.')] = 2):
     "Run the book and regenerate the figures of the paper."
-    print(regenerate(profile, dataset, size, device, out).to_string(index=False))
+    print(regenerate(profile, dataset, size, device, out, workers=workers).to_string(index=False))
 
 @app.command(hidden=True)
 def book(notebooks: Annotated[list[str], typer.Argument(help='Notebooks to run in place.')] = None):

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['LAST', 'FLAGS', 'KERNEL', 'PROFILES', 'EXTRAS', 'CREDIT', 'ENOUGH', 'book_folder', 'notebooks', 'need_papermill',
            'directives', 'left_out', 'book_kernel', 'read_profile', 'declared', 'choose_parameters', 'BookError',
-           'copy_without', 'run_notebook', 'resolve_dataset', 'at_hand', 'take_records', 'update_manifest',
-           'without_classes', 'check_run', 'regenerate', 'run_in_place']
+           'copy_without', 'start_notebook', 'stop_notebooks', 'explain_failure', 'resolve_dataset', 'at_hand',
+           'take_records', 'update_manifest', 'without_classes', 'check_run', 'regenerate', 'run_in_place']
 
 # %% ../nbs/13_paper.ipynb #cb3c273d
-import ast, contextlib, copy, json, os, re, shutil, sys, tempfile, time
+import ast, contextlib, copy, json, os, re, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 import blood_unet
 from .core import DataError, ParameterError, atomic_path, check_choice, sha256_file, writable_folder, write_json
@@ -127,18 +128,41 @@ def _where(notebook, source: str) -> str:
     code = [line for line in source.splitlines() if line.strip() and not line.lstrip().startswith('#')]
     return f'{Path(notebook).name}, cell {number or "of the parameters"} ({code[0].strip()[:60] if code else ""})'
 
-def run_notebook(notebook, copied, executed, parameters: dict, kernel: str):
-    "Execute `copied` (made from `notebook`) with papermill into `executed`; the working folder is the copy's. Raises `BookError`."
-    import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    try:
-        papermill.execute_notebook(copied, executed, parameters, kernel_name=kernel, language='python', cwd=Path(copied).parent,
-                                   progress_bar=False, request_save_on_cell_execute=True)
-    except papermill.PapermillExecutionError as e:
-        lines = re.sub(r'\x1b\[[0-9;]*m', '', '\n'.join(e.traceback)).splitlines()
-        raise BookError(f'{_where(notebook, e.source)} failed: {e.ename}: {e.evalue}\n' + '\n'.join('    ' + l for l in lines[-12:])) from None
-    except (CellTimeoutError, DeadKernelError) as e:
-        raise BookError(f'{Path(notebook).name} failed: {type(e).__name__}: the kernel died, perhaps for want of memory') from e
+def start_notebook(copied, executed, parameters: dict, kernel: str, threads: int, log) -> subprocess.Popen:
+    """Let papermill execute `copied` into `executed`, in a process of its own with `threads` CPU threads; what it says goes to the file `log`.
+
+    Absolute paths; the working folder is the copy's."""
+    import yaml
+    command = [sys.executable, '-m', 'papermill', copied, executed, '--cwd', Path(copied).parent, '--kernel', kernel, '--language', 'python',
+               '--parameters_yaml', yaml.safe_dump(parameters), '--no-progress-bar', '--log-level', 'ERROR']
+    with open(log, 'wb') as file:
+        return subprocess.Popen([str(word) for word in command], env={**os.environ, 'OMP_NUM_THREADS': str(threads)},
+                                stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+
+def stop_notebooks(processes, patience: float = 10.):
+    "End what `start_notebook` began, with the kernels: papermill is told to and takes its kernel along; what is there after `patience` seconds is killed."
+    import psutil
+    family = []
+    for process in processes:
+        try: family += [parent := psutil.Process(process.pid), *parent.children(recursive=True)]
+        except psutil.NoSuchProcess: continue                                                # it has ended by itself
+        process.terminate()
+    _, alive = psutil.wait_procs(family, patience)
+    for one in alive: one.kill()
+    psutil.wait_procs(alive, patience)
+
+def explain_failure(notebook, executed, log) -> str:
+    "Why a run failed: the cell, counted as in `notebook`, and the end of its traceback; where no cell failed, what papermill said last."
+    import nbformat
+    try: cells = nbformat.read(executed, 4).cells
+    except (OSError, ValueError): cells = []                                   # not begun, or cut short by a full disk: the log knows
+    failed = [(cell.source, output) for cell in cells for output in cell.get('outputs', ()) if output.output_type == 'error']
+    if failed:
+        source, error = failed[-1]
+        lines = re.sub(r'\x1b\[[0-9;]*m', '', '\n'.join(error.traceback)).splitlines()
+        return f'{_where(notebook, source)} failed: {error.ename}: {error.evalue}\n' + '\n'.join('    ' + line for line in lines[-12:])
+    said = Path(log).read_text(encoding='utf-8', errors='replace').strip() or 'papermill ended without a word'
+    return f'{Path(notebook).name} failed: ' + ('the kernel died, perhaps for want of memory' if 'DeadKernelError' in said else said.splitlines()[-1])
 
 # %% ../nbs/13_paper.ipynb #5e2ce17d
 EXTRAS = ('native', 'wbcatt.csv', 'bloodmnist_manifest.csv')  # what cells of the flag `experts` read besides the sets with expert masks
@@ -202,24 +226,25 @@ def without_classes(dataset, book) -> list:
     names = [path.stem for path in notebooks(book)]
     return [check_choice(name, names, 'need_classes: notebook') for name in (yaml.safe_load((Path(book)/'paper.yaml').read_text(encoding='utf-8')) or {}).get('need_classes', ())]
 
-def check_run(profile, dataset, size, device):
+def check_run(profile, dataset, size, device, workers=1):
     "Raise `ParameterError` or `DeviceError` on an option that cannot work, before anything runs."
     need_papermill()
     check_choice(profile, PROFILES, 'profile')
     check_choice(size, SIZES, 'size')
     if dataset not in ('auto', 'bloodmnist', 'phantom') and not Path(dataset).is_dir():
         raise ParameterError(f'dataset={str(dataset)!r}', "'auto', 'bloodmnist', 'phantom' or an existing folder", 'correct the name')
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1: raise ParameterError(f'workers={workers!r}', 'a whole number, 1 or more', 'say how many notebooks may run at a time')
     pick_device(device)
 
-def regenerate(profile='quick', dataset='auto', size: int = 28, device='auto', out='figures', book=None) -> pd.DataFrame:
+def regenerate(profile='quick', dataset='auto', size: int = 28, device='auto', out='figures', book=None, workers: int = 2) -> pd.DataFrame:
     """Run the book in order and write its figures and `manifest.json` into `out`; returns a table of the files written.
 
     `profile`: 'quick' (minutes on 2 cores) or 'paper'; `dataset`: 'auto', 'bloodmnist', 'phantom' or a folder;
-    `size`: 28, 64, 128 or 224 px; `device`: 'auto', 'cpu', 'cuda' or 'mps'; `book`: folder of other notebooks. Of a folder of fewer than `ENOUGH` images, or whose
+    `size`: 28, 64, 128 or 224 px; `device`: 'auto', 'cpu', 'cuda' or 'mps'; `book`: folder of other notebooks; `workers`: notebooks at a time, which share torch's threads. Of a folder of fewer than `ENOUGH` images, or whose
     `labels.csv` does not give every image a class, the notebooks that compare classes (`need_classes` in `paper.yaml`) are left out, and named.
-    Stops at the first failing cell with `BookError`; raises `ParameterError` before running on an unknown name.
+    The notebooks start in their order; all stop at the first failing cell, with `BookError`; raises `ParameterError` before running on an unknown name.
     """
-    check_run(profile, dataset, size, device)
+    check_run(profile, dataset, size, device, workers)
     book, out = Path(book or book_folder()), writable_folder(out)
     given = read_profile(profile, book)
     temporary = Path(tempfile.mkdtemp(prefix='.regenerate-', dir=out.resolve()))
@@ -229,11 +254,11 @@ def regenerate(profile='quick', dataset='auto', size: int = 28, device='auto', o
         name, source, flags = resolve_dataset(dataset, size)
         print(f'data: {source} (asked for: {dataset}), {size} px; profile {profile}; device {device}', flush=True)
         if data_dirs()[-1].is_dir(): (folder['book']/'data').symlink_to(data_dirs()[-1].resolve())
-        shared = dict(dataset=name, size=size, device=device, figures_dir='../figures')
+        shared = dict(dataset=name, size=size, device=device)
         skip = without_classes(name, book)
         if skip: print(f'*** {name} holds fewer than {ENOUGH} images, or no class for some (labels.csv: file, class): left out are {", ".join(skip)}. ***', flush=True)
         jobs = _prepare(book, folder['book'], given, shared, flags + ['slow']*(profile == 'paper'), skip)
-        return _publish(_run_all(jobs, folder, temporary), folder, out)
+        return _publish(_run_all(jobs, folder, temporary, workers), folder, out)
     except BookError:
         _replace_folder(folder['executed'], out/'executed')
         raise
@@ -244,21 +269,37 @@ def _prepare(book, folder, given, shared, flags, skip=()) -> list:
     jobs = []
     for path in [path for path in notebooks(book) if path.stem not in skip]:
         counts = copy_without(path, folder, flags)
-        jobs.append((path, folder/path.name, at_hand(path.stem, choose_parameters(folder/path.name, given[path.stem], shared), shared['size']), counts))
+        jobs.append((path, folder/path.name, at_hand(path.stem, choose_parameters(folder/path.name, given[path.stem], shared | dict(figures_dir=f'../figures/{path.stem}')), shared['size']), counts))
     return jobs
 
-def _run_all(jobs, folder, temporary) -> dict:
-    records = {}
+def _run_all(jobs, folder, temporary, workers) -> dict:
+    records, waiting, running = {}, list(jobs), []
     with book_kernel(temporary) as kernel:
-        for path, copied, parameters, counts in jobs:
-            start = time.time()
-            run_notebook(path, copied, folder['executed']/path.name, parameters, kernel)
-            drawn = take_records(folder['figures'])
-            shown = {name: value for name, value in parameters.items() if name != 'figures_dir'}
-            records |= {name: {**record, 'notebook': path.name, 'parameters': shown} for name, record in drawn.items()}
-            note = ', '.join(f'{n} {name}' for name, n in counts.items())
-            print(f'{path.stem:20s} {time.time() - start:7.1f} s   {len(drawn)} figures' + (f'   (cells left out: {note})' if note else ''), flush=True)
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    path, copied, parameters, _ = job = waiting.pop(0)
+                    (folder['figures']/path.stem).mkdir()
+                    running.append((job, time.time(), start_notebook(copied, folder['executed']/path.name, parameters, kernel,
+                                                                     max(1, torch.get_num_threads()//workers), temporary/f'{path.stem}.log')))
+                ended = next((run for run in running if run[-1].poll() is not None), None)
+                if ended is None: time.sleep(.1); continue
+                running.remove(ended)
+                records |= _take_in(*ended, folder, temporary)
+        finally: stop_notebooks([process for *_, process in running])
     return records
+
+def _take_in(job, start, process, folder, temporary) -> dict:
+    path, _, parameters, counts = job
+    if process.returncode: raise BookError(explain_failure(path, folder['executed']/path.name, temporary/f'{path.stem}.log'))
+    own = folder['figures']/path.stem
+    drawn = take_records(own)
+    for file in own.iterdir(): os.replace(file, folder['figures']/file.name)
+    own.rmdir()
+    shown = {name: value for name, value in parameters.items() if name != 'figures_dir'}
+    note = ', '.join(f'{n} {name}' for name, n in counts.items())
+    print(f'{path.stem:20s} {time.time() - start:7.1f} s   {len(drawn)} figures' + (f'   (cells left out: {note})' if note else ''), flush=True)
+    return {name: {**record, 'notebook': path.name, 'parameters': shown} for name, record in drawn.items()}
 
 def _replace_folder(new, old):
     shutil.rmtree(old, ignore_errors=True)

@@ -74,6 +74,7 @@ def test_unknown_names_are_refused_before_anything_runs(toy, tmp_path, monkeypat
     for options, message in ((['--profile', 'fast'], "got profile='fast'; expected one of 'quick', 'paper'"),
                              (['--size', '29'], 'got size=29; expected one of 28, 64, 128, 224'),
                              (['--device', 'gpu'], "got device='gpu'"),
+                             (['--workers', '0'], 'got workers=0; expected a whole number, 1 or more'),
                              (['--dataset', 'phantoms'], "got dataset='phantoms'"),
                              (['--dataset', 'phantom'], "got parameter 'hieght' for 00_draw.ipynb; expected one of 'figures_dir', 'height'")):
         code, said = command(monkeypatch, capsys, 'figures', '--out', out, *options)
@@ -81,6 +82,14 @@ def test_unknown_names_are_refused_before_anything_runs(toy, tmp_path, monkeypat
     assert not out.exists() or not contents(out)
     assert command(monkeypatch, capsys, 'figures', '--size', 'big')[0] == 2
     assert command(monkeypatch, capsys, 'figures', '--colour', 'red')[0] == 2
+
+
+def ended(pid, seconds=10):
+    "Whether a process is gone within some seconds."
+    for _ in range(10*seconds):
+        if not os.path.exists(f'/proc/{pid}'): return True
+        time.sleep(.1)
+    return False
 
 
 def test_a_terminated_run_leaves_everything_as_it_was(toy, tmp_path):
@@ -98,11 +107,56 @@ def test_a_terminated_run_leaves_everything_as_it_was(toy, tmp_path):
     assert run.wait(60) != 0
     assert contents(out) == before
     assert not list(out.glob('.*'))
-    kernel = int((tmp_path/'pid').read_text())
-    for _ in range(100):
-        if not os.path.exists(f'/proc/{kernel}'): break
-        time.sleep(.1)
-    assert not os.path.exists(f'/proc/{kernel}'), 'the kernel ends with its run'
+    assert ended((tmp_path/'pid').read_text()), 'the kernel ends with its run'
+
+
+WAIT = """import os, pathlib, time
+pathlib.Path({mine!r}).write_text(f"{{os.getpid()}} {{os.environ['OMP_NUM_THREADS']}}")
+for _ in range({seconds}*10):
+    if pathlib.Path({other!r}).exists(): break
+    time.sleep(.1)
+else: raise TimeoutError('alone')"""
+
+
+def test_two_notebooks_run_at_a_time_and_share_the_threads(tmp_path, monkeypatch):
+    book, notes = tmp_path/'nbs', [tmp_path/'a', tmp_path/'b']
+    book.mkdir()
+    (book/'paper.yaml').write_text('{}')
+    for name, mine, other in (('00_first', *notes), ('01_second', *notes[::-1])):
+        nbformat.write(new_notebook(cells=[new_code_cell(WAIT.format(mine=str(mine), other=str(other), seconds=60))], metadata=SPEC), book/f'{name}.ipynb')
+    before = paper.torch.get_num_threads()
+    paper.torch.set_num_threads(5)
+    try: paper.regenerate(dataset='phantom', out=tmp_path/'out', book=book, workers=2)
+    finally: paper.torch.set_num_threads(before)
+    assert [note.read_text().split()[1] for note in notes] == ['2', '2'], 'half of five threads each'
+
+    for note in notes: note.unlink()
+    first = book/'00_first.ipynb'
+    nbformat.write(new_notebook(cells=[new_code_cell(WAIT.format(mine=str(notes[0]), other=str(notes[1]), seconds=2))], metadata=SPEC), first)
+    with pytest.raises(paper.BookError, match='00_first.ipynb, cell 1 .* failed: TimeoutError: alone'):
+        paper.regenerate(dataset='phantom', out=tmp_path/'out', book=book, workers=1)
+    assert not notes[1].exists(), 'one at a time: the second has not begun'
+
+
+def test_a_failing_notebook_stops_the_one_beside_it(tmp_path):
+    book, note = tmp_path/'nbs', tmp_path/'note'
+    book.mkdir()
+    (book/'paper.yaml').write_text('{}')
+    endless = WAIT.format(mine=str(note), other=str(tmp_path/'never'), seconds=300)
+    broken = f'import pathlib, time\nwhile not pathlib.Path({str(note)!r}).exists(): time.sleep(.1)\n1/0'
+    for name, source in (('00_endless', endless), ('01_broken', broken)):
+        nbformat.write(new_notebook(cells=[new_code_cell(source)], metadata=SPEC), book/f'{name}.ipynb')
+    start = time.monotonic()
+    with pytest.raises(paper.BookError, match='01_broken.ipynb, cell 1 .* failed: ZeroDivisionError'):
+        paper.regenerate(dataset='phantom', out=tmp_path/'out', book=book)
+    assert time.monotonic() - start < 120, 'it does not wait for the endless one'
+    assert ended(note.read_text().split()[0]), 'nor leave its kernel behind'
+    assert not list((tmp_path/'out').glob('.*'))
+
+
+def test_a_kernel_that_dies_is_named(toy, tmp_path):
+    with pytest.raises(paper.BookError, match='01_next.ipynb failed: the kernel died'):
+        paper.regenerate(dataset='phantom', out=tmp_path/'out', book=toy('import os, signal\nos.kill(os.getpid(), signal.SIGKILL)'))
 
 
 def test_a_folder_of_unlabelled_pictures_goes_through_the_book(tmp_path):
