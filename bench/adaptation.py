@@ -7,79 +7,91 @@ Measuring only: the licences of the expert sets do not allow shipping weights ma
 trials of these settings, so `adapt`, which reports on them, is not strictly held out.
 """
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 import typer
 
+from blood_unet.cli import settle
 from blood_unet.core import dice, interval, sha256_file, versions, write_json
 from blood_unet.data import load_expert
-from blood_unet.model import BloodUNet, EightViews, Ensemble, checkpoint_folder, predict
-from blood_unet.preprocessing import finish_nucleus, make_masks
+from blood_unet.model import MASKS, BloodUNet, EightViews, Ensemble, checkpoint_folder, predict
+from blood_unet.preprocessing import make_masks
 from blood_unet.training import Training, evaluate, fit, resize_cells
 
-RESULTS = Path(__file__).parent/'results'
+RUNS, RESULTS = Path('runs'), Path(__file__).parent/'results'
 MILD = dict(batch_size=16, strong=0., turn=.7, scale=.2, colour=.1, average=.98)
 app = typer.Typer(help=__doc__)
 
 
-
-def tuned(name, cells, size, settings):
-    "The bundled network, trained on at `size` px with the masks that `cells` carry and no class."
+def tuned(name, cells, size, settings, run):
+    "The bundled network, trained on at `size` px with the masks that `cells` carry and no class; the state in runs/`run` is taken up if it is there."
     start = BloodUNet.from_pretrained(name)
     network = BloodUNet(**dict(start.config, input_size=size))
     network.load_state_dict(start.state_dict())
-    fit(network, resize_cells(dataclasses.replace(cells, labels=None), size), None, settings, progress=False)
+    fit(network, resize_cells(dataclasses.replace(cells, labels=None), size), None, settings, RUNS/run, progress=False)
     return network
 
 
+def settled(found, recipe):
+    "Masks of a prediction, settled with the recipe's as `blood-unet segment` does: the network where it is sure, else the recipe."
+    return {m: [settle(p, mask) for p, mask in zip(getattr(found, f'{m}_probability'), recipe[m])] for m in MASKS}
+
+
 def provenance(name, settings, size):
-    return dict(checkpoint=name, sha256=sha256_file(checkpoint_folder(name)/'model.safetensors'), size=size,
-                settings=dataclasses.asdict(settings), views=8, versions=versions())
+    same = {k: v for k, v in dataclasses.asdict(settings).items() if k not in ('epochs', 'seed')}
+    return dict(checkpoint=name, sha256=sha256_file(checkpoint_folder(name)/'model.safetensors'), size=size, settings=same, views=8, versions=versions())
+
+
+def settings_for(n: int, steps: int, rate: float, seed: int) -> Training:
+    "Settings for `n` images: as many epochs as make about `steps` steps, so that a small set is not left half learnt, nor a large one learnt with its teacher's slips."
+    batches = math.ceil(n/MILD['batch_size'])
+    return Training(epochs=max(1, round(steps/batches)), learning_rate=rate, seed=seed, **MILD)
 
 
 @app.command()
-def adapt(name: str = 'blood-unet-64', size: int = 112, epochs: int = 12, rate: float = 5e-4, seeds: int = 2, threads: int = 2):
+def adapt(name: str = 'blood-unet-64', size: int = 112, steps: int = 112, rate: float = 5e-4, seeds: int = 3, threads: int = 2):
     """Train on with every image of a set and its recipe masks; report on the odd images, paired with the recipe.
 
-    The pupil's nuclei are reported as they come and finished as the recipe finishes its own (opened, grouped, holes filled)."""
+    The pupils, `seeds` networks averaged, are reported as they come, and settled with the recipe's masks."""
     torch.set_num_threads(threads)
-    settings = [Training(epochs=epochs, learning_rate=rate, seed=seed, **MILD) for seed in range(seeds)]
-    rows = {}
-    for kind in ('jiangxi', 'cellavision', 'all_idb2'):
-        cells = load_expert(kind)
-        recipe = {m: make_masks(cells.images, m) for m in ('nucleus', 'cell')}
-        taught, odd = dataclasses.replace(cells, **recipe), np.arange(len(cells)) % 2 == 1
-        found = predict(EightViews(Ensemble([tuned(name, taught, size, s) for s in settings])), cells.images)
+    rows, epochs = {}, {}
+    for kind in ('cellavision', 'all_idb2', 'jiangxi'):
+        cells, rows[kind] = load_expert(kind), {}
+        settings = [settings_for(len(cells), steps, rate, seed) for seed in range(seeds)]
+        recipe, odd, epochs[kind] = {m: make_masks(cells.images, m) for m in MASKS}, np.arange(len(cells)) % 2 == 1, settings[0].epochs
+        pupils = [tuned(name, dataclasses.replace(cells, **recipe), size, s, f'adapted-{kind}-{s.epochs}-{s.seed}') for s in settings]
+        found = predict(EightViews(Ensemble(pupils)), cells.images)
         against = lambda masks, m: np.array([float(dice(a, b)) for a, b in zip(masks, getattr(cells, m))])
-        pupils = {'nucleus': ('nucleus', found.nucleus), 'nucleus, finished': ('nucleus', [finish_nucleus(mask) for mask in found.nucleus]), 'cell': ('cell', found.cell)}
-        rows[kind] = {}
-        for label, (m, masks) in pupils.items():
-            teacher, pupil = against(recipe[m], m), against(masks, m)
-            rows[kind][label] = {half: dict(pupil=interval(pupil[chosen]), recipe=interval(teacher[chosen]), paired=interval((pupil - teacher)[chosen]))
-                                 for half, chosen in (('report', odd), ('choose', ~odd), ('all', odd | True))}
-            print(kind, label, {half: (r['pupil']['mean'], r['paired']) for half, r in rows[kind][label].items()}, flush=True)
-    write_json(provenance(name, settings[0], size) | dict(seeds=seeds, sets=rows), RESULTS/'adaptation.json')
+        for m in MASKS:
+            teacher = against(recipe[m], m)
+            for label, masks in ((m, getattr(found, m)), (f'{m}, settled', settled(found, recipe)[m])):
+                pupil = against(masks, m)
+                rows[kind][label] = {half: dict(pupil=interval(pupil[chosen]), recipe=interval(teacher[chosen]), paired=interval((pupil - teacher)[chosen]))
+                                     for half, chosen in (('report', odd), ('choose', ~odd), ('all', odd | True))}
+                print(kind, label, {half: (r['pupil']['mean'], r['paired']) for half, r in rows[kind][label].items()}, flush=True)
+    write_json(provenance(name, settings[0], size) | dict(seeds=seeds, steps=steps, epochs=epochs, sets=rows), RESULTS/'adaptation.json')
 
 
 @app.command()
-def finetune(name: str = 'blood-unet-64', size: int = 112, epochs: int = 30, rate: float = 1e-3, folds: int = 3, threads: int = 2):
+def finetune(name: str = 'blood-unet-64', size: int = 112, steps: int = 240, rate: float = 1e-3, folds: int = 5, threads: int = 2):
     "Train on with expert masks, `folds`-fold cross-validated over the given images (sorted names, fold = position modulo folds)."
     torch.set_num_threads(threads)
-    settings = Training(epochs=epochs, learning_rate=rate, **MILD)
-    rows = {}
-    for kind in ('jiangxi', 'cellavision'):
+    rows, epochs = {}, {}
+    for kind in ('cellavision', 'jiangxi'):
         cells = load_expert(kind)
         fold, scores = np.arange(len(cells)) % folds, np.zeros((2, len(cells)))
         for k in range(folds):
-            network = EightViews(tuned(name, cells.subset(np.flatnonzero(fold != k)), size, settings))
-            table = evaluate(network, cells.subset(np.flatnonzero(fold == k)))
+            taught = cells.subset(np.flatnonzero(fold != k))
+            settings = settings_for(len(taught), steps, rate, seed=0)
+            table = evaluate(EightViews(tuned(name, taught, size, settings, f'fine-{kind}-{settings.epochs}-{folds}-{k}')), cells.subset(np.flatnonzero(fold == k)))
             scores[:, fold == k] = table.nucleus_dice, table.cell_dice
             print(kind, f'fold {k + 1}/{folds}', scores[:, fold == k].mean(1).round(4), flush=True)
-        rows[kind] = dict(nucleus=interval(scores[0]), cell=interval(scores[1]))
+        rows[kind], epochs[kind] = dict(nucleus=interval(scores[0]), cell=interval(scores[1])), settings.epochs
         print(kind, rows[kind], flush=True)
-    write_json(provenance(name, settings, size) | dict(folds=folds, sets=rows), RESULTS/'finetuning.json')
+    write_json(provenance(name, settings, size) | dict(folds=folds, steps=steps, epochs=epochs, sets=rows), RESULTS/'finetuning.json')
 
 
 if __name__ == '__main__':

@@ -26,7 +26,8 @@ def dice_rows():
     for mask in ('nucleus', 'cell'):
         for label, key in (('recipe, no learning', 'recipe'), ('64 px network, eight views', 'network'), ('`blood-unet segment`: both', 'both')):
             rows.append([label, mask, *(say(segment[s]['report'][mask][key]) for s in SETS)])
-        rows.append(['network adapted without an expert', mask, *(say(adapted[s][mask]['report']['pupil']) for s in SETS)])
+        for label, ending in (('network adapted without an expert', ''), ('adapted, settled with the recipe', ', settled')):
+            rows.append([label, mask, *(say(adapted[s][mask + ending]['report']['pupil']) for s in SETS)])
         n = ', '.join(str(row[mask]['n']) for row in (tuned[s] for s in SETS if s in tuned))
         rows.append([f'network fine-tuned, cross-validated (n = {n})', mask, *(say(tuned[s][mask]) if s in tuned else 'not measured' for s in SETS)])
     return rows
