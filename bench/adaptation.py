@@ -64,10 +64,11 @@ def adapt(name: str = 'blood-unet-64', size: int = 112, steps: int = 112, rate: 
         recipe, odd, epochs[kind] = {m: make_masks(cells.images, m) for m in MASKS}, np.arange(len(cells)) % 2 == 1, settings[0].epochs
         pupils = [tuned(name, dataclasses.replace(cells, **recipe), size, s, f'adapted-{kind}-{s.epochs}-{s.seed}') for s in settings]
         found = predict(EightViews(Ensemble(pupils)), cells.images)
+        joined = settled(found, recipe)
         against = lambda masks, m: np.array([float(dice(a, b)) for a, b in zip(masks, getattr(cells, m))])
         for m in MASKS:
             teacher = against(recipe[m], m)
-            for label, masks in ((m, getattr(found, m)), (f'{m}, settled', settled(found, recipe)[m])):
+            for label, masks in ((m, getattr(found, m)), (f'{m}, settled', joined[m])):
                 pupil = against(masks, m)
                 rows[kind][label] = {half: dict(pupil=interval(pupil[chosen]), recipe=interval(teacher[chosen]), paired=interval((pupil - teacher)[chosen]))
                                      for half, chosen in (('report', odd), ('choose', ~odd), ('all', odd | True))}

@@ -118,7 +118,7 @@ for _ in range({seconds}*10):
 else: raise TimeoutError('alone')"""
 
 
-def test_two_notebooks_run_at_a_time_and_share_the_threads(tmp_path, monkeypatch):
+def test_two_notebooks_run_at_a_time_and_share_the_threads(tmp_path):
     book, notes = tmp_path/'nbs', [tmp_path/'a', tmp_path/'b']
     book.mkdir()
     (book/'paper.yaml').write_text('{}')
