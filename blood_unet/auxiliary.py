@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from .core import DataError, ParameterError, check_choice, interval
 from .data import N_SAMPLES, SPLITS, data_dirs, find_data
 from .heatmaps import ClassLogOdds, score
-from .model import evaluating, pick_device, target_shape
+from .model import default_batch_size, evaluating, pick_device, target_shape
 from .preprocessing import measure_cells, to_tensor
 
 # %% ../nbs/08_auxiliary.ipynb #a3905a94
@@ -55,11 +55,12 @@ def measurements(images, nucleus, cell):
     return measure_cells(images, nucleus, cell).drop(columns=doubles).assign(nucleus_narrowing=[narrowing(m) for m in nucleus])
 
 # %% ../nbs/08_auxiliary.ipynb #99f7af70
-def bottleneck_features(model, images, batch_size: int = 256, device: str = 'auto', size: int = None):
+def bottleneck_features(model, images, batch_size: int = None, device: str = 'auto', size: int = None):
     """A `BloodUNet`'s bottleneck, averaged over the picture: uint8 images (N, H, W, 3) to float64 (N, C); the model's mode is put back.
 
     Images are resampled as `predict` does; `size`: pixels of the longer side inside, by default the network's own."""
     device, size, parts = pick_device(device), size or model.config['input_size'], []
+    batch_size = batch_size or default_batch_size(device)
     model.to(device)
     with evaluating(model):
         for start in range(0, len(images), batch_size):

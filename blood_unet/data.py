@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'MIN_SIDE', 'SPLITS', 'CLASSES', 'SHORT', 'N_SAMPLES', 'CLASS_TOTALS', 'EXPERT_SETS', 'PLANTED', 'SUFFIXES',
-           'Cells', 'data_dirs', 'find_data', 'bloodmnist_file', 'check_bloodmnist', 'download_bloodmnist',
-           'load_bloodmnist', 'load_expert', 'phantom', 'read_image', 'load_folder', 'find_duplicates',
-           'duplicate_table', 'balanced_indices', 'load_cells']
+           'Cells', 'data_dirs', 'find_data', 'bloodmnist_file', 'sizes_at_hand', 'check_bloodmnist',
+           'download_bloodmnist', 'load_bloodmnist', 'load_expert', 'phantom', 'read_image', 'load_folder',
+           'find_duplicates', 'duplicate_table', 'balanced_indices', 'load_cells']
 
 # %% ../nbs/01_data.ipynb #4e802485
 import os, re, warnings, zipfile, zlib
@@ -100,6 +100,10 @@ def bloodmnist_file(size=28):
     check_choice(size, SIZES, 'size')
     tail = '' if size == 28 else f'_{size}'
     return f'bloodmnist{tail}.npz', _INFO[f'url{tail}'], _INFO[f'MD5{tail}']
+
+def sizes_at_hand():
+    "The sizes in px at which BloodMNIST lies in one of `data_dirs()`, small to large; empty where there is none"
+    return [size for size in SIZES if find_data(bloodmnist_file(size)[0])]
 
 # %% ../nbs/01_data.ipynb #6c47a2fa
 _BAD_FILE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)

@@ -19,7 +19,7 @@ from skimage.filters import sobel
 
 from .core import ParameterError, bootstrap_mean
 from .heatmaps import check_numbers, has_rows, model_device, score, to_image
-from .model import evaluating
+from .model import default_batch_size, evaluating
 from .preprocessing import to_tensor
 
 # %% ../nbs/06_feature_maps.ipynb #153f0b6d
@@ -64,7 +64,7 @@ def silenced(module, keep):
     try: yield
     finally: hook.remove()
 
-def channel_effects(model, x, targets: dict, layers=None, batch_size: int = 256) -> dict:
+def channel_effects(model, x, targets: dict, layers=None, batch_size: int = None) -> dict:
     """What each target loses or gains when one channel is silenced: layer name to target name to float64 (N, C), silenced minus untouched.
 
     `x`: float images (N, 3, H, W); `targets`: name to target, which hold a region or class an image; `layers`: see `check_layers`. Batches of `batch_size` (image, channel) pairs."""
@@ -76,7 +76,7 @@ def channel_effects(model, x, targets: dict, layers=None, batch_size: int = 256)
         pairs = torch.cartesian_prod(torch.arange(len(x)), torch.arange(width[layer]))
         values = {name: [] for name in targets}
         with evaluating(model):
-            for image, channel in (part.T for part in pairs.split(batch_size)):
+            for image, channel in (part.T for part in pairs.split(batch_size or default_batch_size(home))):
                 keep = 1 - F.one_hot(channel, width[layer]).float()
                 with silenced(module, keep.to(home)): output = model(x[image].to(home))
                 for name, target in targets.items(): values[name].append(check_numbers(target(output, image.to(home) if has_rows(target) else None)).double().cpu())
@@ -131,9 +131,10 @@ def kind_of(edge, texture, least: float = .3):
     "'edge', 'texture', 'both' or 'neither': which of the two measures, arrays (n,), are above `least`."
     return np.select([(edge > least) & (texture > least), edge > least, texture > least], ['both', 'edge', 'texture'], 'neither')
 
-def texture_table(model, cells, layers=None, step: int = 4, batch_size: int = 64) -> pd.DataFrame:
+def texture_table(model, cells, layers=None, step: int = 4, batch_size: int = None) -> pd.DataFrame:
     """`edge` and `texture` of every channel, the mean over cells with masks, of levels with steps up to `step` px; `kind`: see `kind_of`. One row a channel."""
     kept, shape = {}, cells.images.shape[1:3]
+    batch_size = batch_size or default_batch_size(model_device(model))
     for start in range(0, len(cells), batch_size):
         with activations(model, layers) as maps: model(to_tensor(cells.images[start:start + batch_size]).to(model_device(model)))
         for name, level in maps.items():

@@ -25,7 +25,7 @@ from skimage.filters import sobel
 from torch import nn
 
 from .core import ParameterError, check_choice
-from .model import DualAttention, Output, evaluating
+from .model import DualAttention, Output, default_batch_size, evaluating
 from .preprocessing import to_tensor, to_uint8
 
 # %% ../nbs/05_heatmaps.ipynb #3fd75420
@@ -161,7 +161,7 @@ def check_numbers(values):
     if not torch.isfinite(values).all(): raise ParameterError(f'{int((~torch.isfinite(values)).sum())} of {len(values)} outputs NaN or infinite', 'finite outputs', 'look for NaN in the weights or the images')
     return values
 
-def score(model, target, x, which=None, batch_size: int = 256):
+def score(model, target, x, which=None, batch_size: int = None):
     """The target's value of each image: float images (B, 3, H, W) in [0, 1] to float64 (B,), in batches, without gradients, the model given back as it was.
 
     `which` (B,): whose region or class each row is compared with. Raises `ParameterError` on NaN."""
@@ -169,7 +169,7 @@ def score(model, target, x, which=None, batch_size: int = 256):
     if which is None: check_rows(target, len(x))
     which = None if which is None else torch.as_tensor(which, device=home)
     with evaluating(model):
-        for rows in torch.arange(len(x)).split(batch_size):
+        for rows in torch.arange(len(x)).split(batch_size or default_batch_size(home)):
             own = None if which is None else which[rows.to(home)]
             own = rows.to(home) if own is None and has_rows(target) else own
             parts.append(check_numbers(target(answer_of(model, x[rows].to(home)), own)).double().cpu())
@@ -185,15 +185,15 @@ def check_rows(target, n: int):
     held = len(target) if isinstance(target, (RegionTarget, ClassLogOdds)) else 1
     if held not in (1, n): raise ParameterError(f'{held} regions or classes for {n} images', 'one an image, or one for all', 'give those of these images')
 
-def frozen_mask(model, x, channel: int = 0, batch_size: int = 256):
+def frozen_mask(model, x, channel: int = 0, batch_size: int = None):
     """The model's masks of untouched float images (B, 3, H, W): bool tensor (B, H, W), logits above 0; `channel` 1 of a `BloodUNet` is the cell.
 
     Raises `ParameterError` where the model has no masks."""
     return mask_logits(model, x, channel, batch_size) > 0
 
-def mask_logits(model, x, channel: int = 0, batch_size: int = 256):
+def mask_logits(model, x, channel: int = 0, batch_size: int = None):
     "Mask logits of untouched float images (N, 3, H, W): float tensor (N, H, W) on the CPU; raises `ParameterError` where the model has no masks."
-    with evaluating(model): outputs = [answer_of(model, part.to(model_device(model))).mask_logits for part in x.split(batch_size)]
+    with evaluating(model): outputs = [answer_of(model, part.to(model_device(model))).mask_logits for part in x.split(batch_size or default_batch_size(model_device(model)))]
     if outputs[0] is None: raise ParameterError('a model without masks', 'mask logits (N, M, H, W)', 'explain a class, with ClassLogOdds')
     return torch.cat([masks[:, channel].cpu() for masks in outputs])
 
@@ -242,7 +242,7 @@ def in_batches(model, x, rows: int, attribute, target=None):
     check_rows(target, len(x))
     home, numbers = model_device(model), torch.arange(len(x))
     with borrowed(model):
-        return torch.cat([attribute(x[part].to(home), part.to(home)).detach().double().cpu() for part in numbers.split(max(1, rows))])
+        return torch.cat([attribute(x[part].to(home), part.to(home)).detach().double().cpu() for part in numbers.split(max(1, rows or default_batch_size(home)))])
 
 # %% ../nbs/05_heatmaps.ipynb #5f0c6e54
 def find_layer(model, layer=None):
@@ -274,7 +274,7 @@ def check_layer(value, module, name, image, which):
     if not isinstance(kept[0], torch.Tensor) or kept[0].ndim != 4: raise ParameterError(f'layer={name!r}, which gives {tuple(getattr(kept[0], "shape", ()))}', 'maps (N, C, h, w)', remedy)
     if torch.autograd.grad(target, kept[0], allow_unused=True)[0] is None: raise ParameterError(f'layer={name!r}, which the target does not depend on', 'a layer on the way to it', remedy)
 
-def grad_cam(model, target, x, layer=None, batch_size: int = 64):
+def grad_cam(model, target, x, layer=None, batch_size: int = None):
     """Signed Grad-CAM (Selvaraju et al. 2017) of the target's soft twin at a layer: float images (N, 3, H, W) to float64 (N, H, W). Paper, Figure 5.
 
     `layer`: a module or its name, by default the gate at the bottleneck (`find_layer`). Raises `ParameterError` on a layer that is not there, that gives no map, or that the target does not depend on."""
@@ -304,19 +304,19 @@ def make_baseline(x, baseline=None):
         return gaussian_blur(x, 2*(3*side//8) + 1, side/8)
     return x.flatten(2).quantile(.9, 2)[..., None, None].expand_as(x)
 
-def integrated_gradients(model, target, x, baseline=None, steps: int = 32, batch_size: int = 64):
+def integrated_gradients(model, target, x, baseline=None, steps: int = 32, batch_size: int = None):
     """Integrated gradients (Sundararajan et al. 2017) of the target's soft twin, added over the colours: float images (N, 3, H, W) to float64 (N, H, W).
 
     `baseline`: see `make_baseline`; `steps`: points of the midpoint rule; at most `batch_size` images are in the network at once. Each map sums to the
     target at the image minus the target at the baseline, but for the error of the rule."""
-    ig = IntegratedGradients(differentiable(model, target))
+    ig, batch_size = IntegratedGradients(differentiable(model, target)), batch_size or default_batch_size(model_device(model))
     given = make_baseline(x, baseline) if isinstance(baseline, torch.Tensor) else None
     def attribute(part, which):
         start = make_baseline(part, baseline if given is None else given[which.to(given.device)])
         return ig.attribute(part, start, additional_forward_args=which, n_steps=steps, method='riemann_middle', internal_batch_size=batch_size).sum(1)
-    return in_batches(model, x, batch_size//steps, attribute, target).numpy()
+    return in_batches(model, x, max(1, batch_size//steps), attribute, target).numpy()
 
-def saliency(model, target, x, samples: int = 1, noise: float = 0., seed: int = 0, batch_size: int = 64):
+def saliency(model, target, x, samples: int = 1, noise: float = 0., seed: int = 0, batch_size: int = None):
     """Gradient of the target's soft twin (Simonyan et al. 2014), the largest magnitude of the three colours: float images (N, 3, H, W) to float64 (N, H, W), 0 or more.
 
     With `samples` > 1 and `noise` > 0 the mean gradient of noisy copies, SmoothGrad (Smilkov et al. 2017); `noise`: standard deviation, in units of the
@@ -337,7 +337,7 @@ def attention_weights(gate, features):
     features = features if channel is None else features*channel
     return channel, None if gate.spatial is None else gate.spatial(features)
 
-def attention_maps(model, x, kind: str = 'spatial', gate: str = None, batch_size: int = 64):
+def attention_maps(model, x, kind: str = 'spatial', gate: str = None, batch_size: int = None):
     """Where a gate of the network lets pass: float images (N, 3, H, W) to float64 (N, H, W), at the image's size. Paper, section 2.2.1.
 
     `kind`: 'spatial', its weights in (0, 1); 'channel', the mean of the features as weighted by the channel gate (0 or more). `gate`: a name of `gates(model)`, by
@@ -390,7 +390,7 @@ def random_map(x, seed: int = 0):
 # %% ../nbs/05_heatmaps.ipynb #aff500e4
 LEN_WIDTHS, SHAPE_WIDTHS = (32, 64, 64, 128, 1), (64, 64, 128, 1)
 
-def untrained_maps(logits, widths=LEN_WIDTHS, seed: int = 0, batch_size: int = 256):
+def untrained_maps(logits, widths=LEN_WIDTHS, seed: int = 0, batch_size: int = None):
     """What a plain CNN with random weights (torch's default, from `seed`) draws from mask logits (N, H, W): float64 (N, H, W), signed.
 
     `widths`: channels of its 3 x 3 convolutions, ReLU between them. Never trained, on purpose: the control for published explanations of this kind."""
@@ -398,7 +398,7 @@ def untrained_maps(logits, widths=LEN_WIDTHS, seed: int = 0, batch_size: int = 2
         torch.manual_seed(seed)
         layers = [layer for i, o in zip((1, *widths), widths) for layer in (nn.Conv2d(i, o, 3, padding=1), nn.ReLU())][:-1]
     net = nn.Sequential(*layers)
-    with torch.no_grad(): return torch.cat([net(part[:, None].float())[:, 0] for part in logits.split(batch_size)]).double().numpy()
+    with torch.no_grad(): return torch.cat([net(part[:, None].float())[:, 0] for part in logits.split(batch_size or default_batch_size(logits.device))]).double().numpy()
 
 def untrained_len(model, x, seed: int = 0, channel: int = 0):
     "The published kind of 'LEN', never trained: 5 convolutions on the U-Net's mask logits; float64 (N, H, W), signed."

@@ -24,6 +24,7 @@ from sklearn.cluster import KMeans
 
 from .core import ParameterError, check_choice
 from .heatmaps import check_rows, has_rows, model_device, score
+from .model import default_batch_size
 from .preprocessing import make_masks, radius, to_uint8
 
 # %% ../nbs/07_len.ipynb #b45c6665
@@ -155,7 +156,7 @@ def masked_images(game: Game, coalitions, rows):
     absent = game.absent[rows] if game.host is None else torch.where(look(game.host), game.hosted[rows], game.absent[rows])
     return torch.where(look(game.players.labels), game.x[rows], absent)
 
-def play(game: Game, model, target, coalitions, batch_size: int = 512, progress=None):
+def play(game: Game, model, target, coalitions, batch_size: int = None, progress=None):
     """Values of coalitions of every image of a game: float64 (N, S).
 
     `coalitions`: bool (S, n), the same for all images, or (N, S, n). `target`: of room 05, with a region or class an image. The work is N x S
@@ -163,6 +164,7 @@ def play(game: Game, model, target, coalitions, batch_size: int = 512, progress=
     home = model_device(model)
     check_rows(target, len(game.x))
     game, coalitions = game.to(home), torch.as_tensor(np.asarray(coalitions))
+    batch_size = batch_size or default_batch_size(home)
     if coalitions.dtype != torch.bool or coalitions.shape[-1] != game.n: raise ParameterError(f'{coalitions.dtype} coalitions of shape {tuple(coalitions.shape)}', f'bool (S, {game.n})', 'give one column a player')
     n, s = len(game.x), coalitions.shape[-2]
     values = np.empty(n*s)
@@ -313,7 +315,7 @@ def explained(coefficients, intercept, coalitions, values, weights):
 
 # %% ../nbs/07_len.ipynb #a11fcb07
 def local_surrogate(game: Game, model, target, samples: int = 256, seed: int = 0, kernel_width: float = .25, alpha: float = 0., paired: bool = True,
-                    control: bool = True, batch_size: int = 512, fresh: int = 64) -> Surrogate:
+                    control: bool = True, batch_size: int = None, fresh: int = 64) -> Surrogate:
     """LEN: the weighted line through the target's values of random coalitions, for every image of a game (paper, section 2.2.1; Ribeiro et al. 2016).
 
     `samples`: coalitions of the fit, the same for all images; `fresh`: more of them, unseen by the fit, for R2; `alpha`: lime's ridge (its default 1
@@ -338,7 +340,7 @@ def local_surrogate(game: Game, model, target, samples: int = 256, seed: int = 0
     return found
 
 # %% ../nbs/07_len.ipynb #078fca6c
-def len_map(model, target, x, samples: int = 256, seed: int = 0, cell=None, inside: int = 6, outside: int = 6, fill: str = 'background', batch_size: int = 512, **kwargs):
+def len_map(model, target, x, samples: int = 256, seed: int = 0, cell=None, inside: int = 6, outside: int = 6, fill: str = 'background', batch_size: int = None, **kwargs):
     """LEN as a signed map: float images (N, 3, H, W) to float64 (N, H, W), each superpixel's coefficient on its pixels, as `local_surrogate` finds it.
 
     `target`: per image, or per region by a target with that region; `kwargs`: more words for `local_surrogate`."""

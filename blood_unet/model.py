@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MASKS', 'BUNDLED', 'conv_norm_relu', 'conv_block', 'ChannelAttention', 'SpatialAttention', 'DualAttention', 'UpBlock',
-           'Output', 'BloodUNet', 'count_parameters', 'pick_device', 'save_checkpoint', 'load_weights',
-           'checkpoint_folder', 'from_pretrained', 'Prediction', 'target_shape', 'check_images', 'evaluating',
-           'forward_uint8', 'predict', 'EightViews', 'average_outputs', 'Ensemble']
+           'Output', 'BloodUNet', 'count_parameters', 'default_batch_size', 'pick_device', 'save_checkpoint',
+           'load_weights', 'checkpoint_folder', 'from_pretrained', 'Prediction', 'target_shape', 'check_images',
+           'evaluating', 'forward_uint8', 'predict', 'EightViews', 'average_outputs', 'Ensemble']
 
 # %% ../nbs/03_model.ipynb #289cddbd
 import contextlib, json
@@ -137,6 +137,10 @@ def count_parameters(module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 # %% ../nbs/03_model.ipynb #cb03819c
+def default_batch_size(device) -> int:
+    "Images in a network at once where nobody says how many: 32 on the CPU, where larger batches cost page faults (bench/batches.py), 256 elsewhere."
+    return 32 if torch.device(device).type == 'cpu' else 256
+
 def pick_device(device: str = 'auto') -> torch.device:
     "`torch.device` of a name; 'auto' is cuda, mps or cpu, whichever is there first. Raises `DeviceError` if it is not there."
     there = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
@@ -247,14 +251,15 @@ def forward_uint8(model, batch, size: int, device) -> Output:
     output = model(small)
     return Output(F.interpolate(output.mask_logits, x.shape[-2:], mode='bilinear', align_corners=False), output.class_logits)
 
-def predict(model, images, batch_size: int = 256, device: str = 'auto', size: int = None) -> Prediction:
+def predict(model, images, batch_size: int = None, device: str = 'auto', size: int = None) -> Prediction:
     """Masks and class probabilities of uint8 images of any size; see `Prediction`.
 
     `images`: one `(H, W, 3)`, an array `(N, H, W, 3)` or a list; `size`: pixels of the longer side inside, by default the
-    network's own. Images of one shape run together, `batch_size` at a time. Raises `ImageError` on anything else.
+    network's own. Images of one shape run together, `batch_size` at a time (see `default_batch_size`). Raises `ImageError` on anything else.
     """
     images = check_images(images)
     device, size = pick_device(device), size or model.config['input_size']
+    batch_size = batch_size or default_batch_size(device)
     model.to(device, memory_format=torch.channels_last)
     masks, classes = [None]*len(images), np.zeros((len(images), model.config['n_classes']))
     by_shape = {}

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['LAST', 'FLAGS', 'KERNEL', 'PROFILES', 'EXTRAS', 'CREDIT', 'ENOUGH', 'book_folder', 'notebooks', 'need_papermill',
            'directives', 'left_out', 'book_kernel', 'read_profile', 'declared', 'choose_parameters', 'BookError',
-           'copy_without', 'start_notebook', 'stop_notebooks', 'explain_failure', 'resolve_dataset', 'at_hand',
-           'take_records', 'update_manifest', 'without_classes', 'check_run', 'regenerate', 'run_in_place']
+           'copy_without', 'start_notebook', 'stop_notebooks', 'explain_failure', 'size_at_hand', 'resolve_dataset',
+           'at_hand', 'take_records', 'update_manifest', 'without_classes', 'check_run', 'regenerate', 'run_in_place']
 
 # %% ../nbs/13_paper.ipynb #cb3c273d
-import ast, contextlib, copy, json, os, re, shutil, subprocess, sys, tempfile, time
+import ast, contextlib, copy, json, math, os, re, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +17,7 @@ import torch
 
 import blood_unet
 from .core import DataError, ParameterError, atomic_path, check_choice, sha256_file, writable_folder, write_json
-from .data import SIZES, bloodmnist_file, data_dirs, download_bloodmnist, find_data, load_cells, load_expert, load_folder
+from .data import SIZES, bloodmnist_file, data_dirs, download_bloodmnist, find_data, load_cells, load_expert, load_folder, sizes_at_hand
 from .model import pick_device
 
 # %% ../nbs/13_paper.ipynb #79e72cd2
@@ -167,31 +167,40 @@ def explain_failure(notebook, executed, log) -> str:
 # %% ../nbs/13_paper.ipynb #5e2ce17d
 EXTRAS = ('native', 'wbcatt.csv', 'bloodmnist_manifest.csv')  # what cells of the flag `experts` read besides the sets with expert masks
 
+def size_at_hand(dataset, size: int) -> int:
+    """`size`, or, where BloodMNIST is asked for and lies here at other sizes only, with none of `size` to be downloaded, the nearest of those in ratio."""
+    there = sizes_at_hand()
+    if dataset not in ('auto', 'bloodmnist') or not there or size in there: return size
+    try: download_bloodmnist(size)
+    except DataError: return min(there, key=lambda s: abs(math.log(s/size)))
+    return size
+
 def resolve_dataset(dataset='auto', size: int = 28) -> tuple:
-    "`(name, source, flags)`: what to give each notebook as `dataset`, what the data call themselves, and the flags that they switch on."
+    """`(name, source, flags)`: what to give each notebook as `dataset`, what the data call themselves, and the flags that they switch on.
+
+    The flag `experts` asks for BloodMNIST at 28 and 64 px, for the sets with expert masks and for `EXTRAS`: all of it or none."""
     if dataset == 'phantom': return 'phantom', 'phantom', []
-    source = load_cells(dataset, split='test', size=size, limit=8).source
+    source = load_cells(dataset, split='test', size=size_at_hand(dataset, size), limit=8).source
     name = next((known for known in ('bloodmnist', 'phantom') if source.startswith(known)), None) or str(Path(dataset).resolve())
     if name == 'phantom': return name, source, []
     try:
         for experts in ('jiangxi', 'cellavision', 'all_idb2'): load_expert(experts, half='choose')
-        if not all(map(find_data, EXTRAS)): raise DataError(f'no {" or ".join(EXTRAS)}', 'all of them beside the expert sets', 'leave the cells out')
+        wanted = (*EXTRAS, *(bloodmnist_file(s)[0] for s in (28, 64)))
+        if not all(map(find_data, wanted)): raise DataError(f'no {" or ".join(wanted)}', 'all of them beside the expert sets', 'leave the cells out')
     except DataError: return name, source, ['bloodmnist'] if name == 'bloodmnist' else []
     return name, source, ['bloodmnist', 'experts'] if name == 'bloodmnist' else []
 
 # %% ../nbs/13_paper.ipynb #new81303
 def at_hand(notebook: str, parameters: dict, size: int) -> dict:
-    """Parameters whose `size` can be had: where BloodMNIST is neither at hand nor to be downloaded at a notebook's own size, those for `size` px, the network included.
+    """Parameters whose `size` can be had: where BloodMNIST is not to be had at a notebook's own (by default `size`), those for `size_at_hand`, the network included.
 
     The change is printed; the data set stays the one that was asked for."""
     own = parameters.get('size', size)
-    if parameters.get('dataset') != 'bloodmnist' or own == size or find_data(bloodmnist_file(own)[0]): return parameters
-    try: download_bloodmnist(own)
-    except DataError as e:
-        network = {name: 'blood-unet-28' if size == 28 else 'blood-unet-64' for name in ('checkpoint',) if name in parameters}
-        print(f'*** {notebook}: BloodMNIST at {own} px cannot be had ({e}). It is run at {size} px{", with " + network["checkpoint"] if network else ""}. ***', flush=True)
-        return {**parameters, 'size': size, **network}
-    return parameters
+    used = size_at_hand(parameters.get('dataset'), own)
+    if used == own or 'size' not in parameters: return parameters
+    network = {name: 'blood-unet-28' if used == 28 else 'blood-unet-64' for name in ('checkpoint',) if name in parameters}
+    print(f'*** {notebook}: BloodMNIST at {own} px is not here and cannot be downloaded. It is run at {used} px{", with " + network["checkpoint"] if network else ""}. ***', flush=True)
+    return {**parameters, 'size': used, **network}
 
 # %% ../nbs/13_paper.ipynb #79fa762f
 CREDIT = 'BloodMNIST: MedMNIST v2, Yang et al. 2023, from Acevedo et al. 2020, CC BY 4.0'

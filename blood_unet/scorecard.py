@@ -42,7 +42,7 @@ class Case:
     steps: int = 10
     draws: int = 64
     evidence: object = None
-    batch_size: int = 256
+    batch_size: int = None
     kept: dict = field(default_factory=dict)
     @property
     def plays(self):

@@ -29,7 +29,7 @@ from .core import CheckpointError, ParameterError, atomic_path, check_choice, in
 from .data import CLASSES
 from .heatmaps import has_rows, model_device
 from .local_surrogate import FILLS, Game, Players, all_coalitions, len_map, make_fill, make_game, paint, play, superpixel_game
-from .model import Output
+from .model import Output, default_batch_size
 
 # %% ../nbs/08_shap.ipynb #a0a608f7
 def count_players(values) -> tuple:
@@ -70,7 +70,7 @@ def shapley_interactions(values):
     result[:, range(n), range(n)] = exact_shapley(values) - result.sum(2)/2
     return result
 
-def exact_parts(game: Game, model, target, batch_size: int = 512, progress=None):
+def exact_parts(game: Game, model, target, batch_size: int = None, progress=None):
     """Exact Shapley values of a game's players, at 2**n forwards an image: float64 (N, n). See `play`.
 
     Raises `ParameterError` above 16 players (the message names the cost and the sampled way) and on NaN outputs."""
@@ -149,7 +149,7 @@ def subgame(game: Game, target, rows) -> tuple:
     own = Game(game.x[rows], Players(game.players.labels[rows], game.players.names), game.absent[rows], pick(game.hosted), pick(game.host))
     return own, (lambda output, which: target(output, rows.to(which.device)[which])) if has_rows(target) else target
 
-def sampled_shapley(game: Game, model, target, samples: int = 1024, tolerance: float = None, seed: int = 0, paired: bool = True, batch_size: int = 128, progress=None) -> Sampled:
+def sampled_shapley(game: Game, model, target, samples: int = 1024, tolerance: float = None, seed: int = 0, paired: bool = True, batch_size: int = None, progress=None) -> Sampled:
     """Shapley values by sampling, with 95 % intervals: see `Sampled`.
 
     `samples`: forwards an image, at most; `tolerance`: an image is done once no interval is wider than this to either side, looked at after 4 n forwards and
@@ -196,7 +196,7 @@ def numpy_seed(seed: int):
     try: yield
     finally: np.random.set_state(state)
 
-def through_shap(game: Game, model, target, samples: int = 1024, seed: int = 0, method: str = 'kernel', batch_size: int = 128):
+def through_shap(game: Game, model, target, samples: int = 1024, seed: int = 0, method: str = 'kernel', batch_size: int = None):
     """Shapley values of a game by `shap`: float64 (N, n). `method`: 'kernel', 'permutation' or 'exact' (its explainers); `samples`: forwards an image, about.
 
     Raises `ParameterError` on another method and as `play`. Lundberg and Lee, NeurIPS 2017."""
@@ -212,7 +212,7 @@ def through_shap(game: Game, model, target, samples: int = 1024, seed: int = 0, 
     return np.stack(result).astype(np.float64)
 
 # %% ../nbs/08_shap.ipynb #4d1de42a
-def qualified_fills(x, players: Players, model, target, fills=FILLS, limit: float = .15, batch_size: int = 128, **kwargs) -> dict:
+def qualified_fills(x, players: Players, model, target, fills=FILLS, limit: float = .15, batch_size: int = None, **kwargs) -> dict:
     """Fills under which hiding everything hides the mask: name -> mean value of the empty coalition, those of `limit` or less, in order.
 
     `target`: a `HardDice` of the images' frozen masks; `kwargs`: of `make_fill`. Raises `ParameterError` naming every fill's value where none qualifies."""
@@ -247,12 +247,13 @@ def claim_folder(folder, identity: dict) -> Path:
     sweep_partial(folder)
     return folder
 
-def play_all(game: Game, model, target, folder=None, chunk: int = 64, batch_size: int = 128, progress: bool = True):
+def play_all(game: Game, model, target, folder=None, chunk: int = 64, batch_size: int = None, progress: bool = True):
     """Values of all coalitions of every image: float64 (N, 2**n), in chunks of `chunk` images, with a bar.
 
     `folder`: where finished chunks are kept, so that a run that was interrupted or killed goes on, to the same bits. Raises `CheckpointError` where
     it holds another run (other images, weights, target, fill, device, number of threads; a plain function is known by its answers on the first image), `ParameterError` as `play`."""
     coalitions, done = all_coalitions(game.n), []
+    batch_size = batch_size or default_batch_size(model_device(model))
     folder = claim_folder(folder, run_identity(game, model, target, chunk, batch_size)) if folder is not None else None
     with tqdm(total=len(game.x), desc='images', disable=not progress) as bar:
         for rows in np.array_split(np.arange(len(game.x)), range(chunk, len(game.x), chunk)):
@@ -300,14 +301,14 @@ def agreement_table(together: Together) -> dict:
     "Mean agreement with 95 % bootstrap intervals, over the images where it is defined."
     return {name: interval(v[~np.isnan(v)]) for name, v in (('rank', together.rank), ('cosine', together.cosine))}
 
-def shap_map(model, target, x, samples: int = 256, seed: int = 0, cell=None, inside: int = 6, outside: int = 6, fill: str = 'background', batch_size: int = 128, **kwargs):
+def shap_map(model, target, x, samples: int = 256, seed: int = 0, cell=None, inside: int = 6, outside: int = 6, fill: str = 'background', batch_size: int = None, **kwargs):
     """Sampled Shapley values as a signed map: float images (N, 3, H, W) to float64 (N, H, W), each superpixel's value on its pixels; as `len_map`.
 
     `kwargs`: more words for `sampled_shapley`, such as `tolerance`."""
     game = superpixel_game(x, cell, inside, outside, fill, seed)
     return paint(sampled_shapley(game, model, target, samples, seed=seed, batch_size=batch_size, **kwargs).values, game.players)
 
-def integrated_map(model, target, x, samples: int = 256, seed: int = 0, batch_size: int = 128, **kwargs):
+def integrated_map(model, target, x, samples: int = 256, seed: int = 0, batch_size: int = None, **kwargs):
     "The mean of `len_map` and `shap_map`, each with half of the `samples`: float64 (N, H, W); `kwargs`: of `superpixel_game`."
     half = dict(samples=samples//2, seed=seed, batch_size=batch_size, **kwargs)
     return (len_map(model, target, x, fresh=0, **half) + shap_map(model, target, x, **half))/2

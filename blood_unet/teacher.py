@@ -21,7 +21,7 @@ from skimage.morphology import isotropic_dilation, isotropic_erosion
 from .core import ParameterError, check_choice, dice, interval
 from .heatmaps import RecipeModel, model_device
 from .local_surrogate import FILLS, PARTS, Game, Players, all_coalitions, cell_parts, make_game, masked_images
-from .model import evaluating
+from .model import default_batch_size, evaluating
 from .preprocessing import finish_nucleus, make_masks, otsu3
 from .shapley import exact_shapley
 
@@ -74,7 +74,7 @@ def one_of(game: Game, i: int) -> Game:
     cut = lambda field: None if field is None else field[i:i + 1]
     return Game(cut(game.x), Players(cut(game.players.labels), game.players.names), *(cut(field) for field in game[2:]))
 
-def coalition_masks(game: Game, model, batch_size: int = 64):
+def coalition_masks(game: Game, model, batch_size: int = None):
     """The model's mask (channel 0) of every coalition of every image: bool (N, 2**n, H, W), coalitions in the order of `all_coalitions`.
 
     `model`: one for all images, or a list with one an image. It takes N x 2**n forwards, and a byte for each pixel of each mask."""
@@ -82,7 +82,7 @@ def coalition_masks(game: Game, model, batch_size: int = 64):
     coalitions, n = torch.from_numpy(all_coalitions(game.n)), len(game.x)
     home, found = model_device(model), []
     with evaluating(model):
-        for k in torch.arange(n*len(coalitions)).split(batch_size):
+        for k in torch.arange(n*len(coalitions)).split(batch_size or default_batch_size(home)):
             pictures = masked_images(game, coalitions[k % len(coalitions)], k//len(coalitions))
             found.append((model(pictures.to(home)).mask_logits[:, 0] > 0).cpu().numpy())
     return np.concatenate(found).reshape(n, len(coalitions), *game.x.shape[2:])
