@@ -15,7 +15,7 @@ ABS := $(abspath $(BIN))
 FROM := settings.ini setup.py $(wildcard $(CONSTRAINTS))
 BOOK := $(sort $(wildcard nbs/[0-9][0-9]_*.ipynb))
 # notebooks with cells that need real data
-FLAGGED := $(notdir $(shell grep -lE '"\#\| (bloodmnist|experts)' $(BOOK)))
+FLAGGED := $(notdir $(shell grep -lE '"\# ?\| (bloodmnist|experts)' $(BOOK)))
 empty :=
 space := $(empty) $(empty)
 # nothing is read from or written to Jupyter's folders of the user
@@ -42,8 +42,10 @@ test-browser:
 	@$(MAKE) --no-print-directory $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m browser tests
 
-# In a scratch copy: does an export change the library, does cleaning change a notebook?
+# Format and lint; then, in a scratch copy: does an export change the library, does cleaning change a notebook?
 check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check -q nbs bench tests setup.py || { echo "Not formatted: run $(BIN)/ruff format nbs bench tests setup.py."; exit 1; }
+	$(BIN)/ruff check -q nbs bench tests setup.py
 	@set -e; copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; \
 	cp -r settings.ini nbs blood_unet "$$copy"; find "$$copy" -name .ipynb_checkpoints -prune -exec rm -rf {} +; \
 	(cd "$$copy" && "$(ABS)/nbdev_export" && "$(ABS)/nbdev_clean" --fname nbs); \

@@ -1,7 +1,10 @@
-"""What `blood-unet segment` gives on the expert sets: network, recipe, and both, on each half; results/segment.json.
+"""What `blood-unet segment` gives on the expert sets: network, recipe, and both, on each half.
 
-    python bench/segment.py
+Results/segment.json.
+
+python bench/segment.py
 """
+
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from blood_unet.core import dice, interval, sha256_file, versions, write_json
 from blood_unet.data import load_expert
 from blood_unet.model import BloodUNet, EightViews, checkpoint_folder, predict
 
-RESULTS = Path(__file__).parent/'results'
+RESULTS = Path(__file__).parent / 'results'
 
 
 def main(model: str = 'blood-unet-64', threads: int = 2):
@@ -26,13 +29,40 @@ def main(model: str = 'blood-unet-64', threads: int = 2):
             plain, settled = predict(network, cells.images), predict_closer(network, list(cells.images))
             rows[name][half] = {}
             for i, mask in enumerate(('nucleus', 'cell')):
-                score = lambda masks: np.array([float(dice(a, b)) for a, b in zip(masks, getattr(cells, mask))])
-                scores = dict(network=score(getattr(plain, mask)), recipe=score([recipe_mask(image, mask) for image in cells.images]), both=score([s[i] for s in settled]))
+
+                def score(masks):
+                    return np.array([float(dice(a, b)) for a, b in zip(masks, getattr(cells, mask))])
+
+                scores = dict(
+                    network=score(getattr(plain, mask)),
+                    recipe=score([recipe_mask(image, mask) for image in cells.images]),
+                    both=score([s[i] for s in settled]),
+                )
                 rows[name][half][mask] = {k: interval(v) for k, v in scores.items()} | dict(
-                    worst_decile={k: round(float(np.sort(v)[:max(1, len(v)//10)].mean()), 5) for k, v in scores.items()},
-                    both_minus_network=interval(scores['both'] - scores['network']), both_minus_recipe=interval(scores['both'] - scores['recipe']))
-                print(name, half, mask, {k: v['mean'] for k, v in rows[name][half][mask].items() if k != 'worst_decile'}, flush=True)
-    write_json(dict(checkpoint=model, sha256=sha256_file(checkpoint_folder(model)/'model.safetensors'), views=8, sets=rows, versions=versions()), RESULTS/'segment.json')
+                    worst_decile={
+                        k: round(float(np.sort(v)[: max(1, len(v) // 10)].mean()), 5)
+                        for k, v in scores.items()
+                    },
+                    both_minus_network=interval(scores['both'] - scores['network']),
+                    both_minus_recipe=interval(scores['both'] - scores['recipe']),
+                )
+                print(
+                    name,
+                    half,
+                    mask,
+                    {k: v['mean'] for k, v in rows[name][half][mask].items() if k != 'worst_decile'},
+                    flush=True,
+                )
+    write_json(
+        dict(
+            checkpoint=model,
+            sha256=sha256_file(checkpoint_folder(model) / 'model.safetensors'),
+            views=8,
+            sets=rows,
+            versions=versions(),
+        ),
+        RESULTS / 'segment.json',
+    )
 
 
 if __name__ == '__main__':

@@ -1,11 +1,15 @@
-"""The label recipe and the networks that learnt from it, explained by the same parts: exact Shapley values, agreement, context; results/teacher.json.
+"""The label recipe and the networks that learnt from it, explained by the same parts.
 
-    python bench/teacher.py                     # both settings
-    python bench/teacher.py bloodmnist-28       # one; the other stays in the file as it is
+Exact Shapley values, agreement, context; results/teacher.json.
 
-Plain values run over all cells of a setting; a claim is tested on some of them under every fill that qualifies for both models,
-with masks grown and shrunk by 1 px, and against shifted placebos of equal area. Fills of two colours run on those cells alone.
+python bench/teacher.py                     # both settings python bench/teacher.py bloodmnist-28       # one;
+the other stays in the file as it is
+
+Plain values run over all cells of a setting; a claim is tested on some of them under every fill that
+qualifies for both models, with masks grown and shrunk by 1 px, and against shifted placebos of equal area.
+Fills of two colours run on those cells alone.
 """
+
 import json
 import time
 from dataclasses import replace
@@ -21,12 +25,33 @@ from blood_unet.local_surrogate import PARTS
 from blood_unet.model import BloodUNet, checkpoint_folder
 from blood_unet.preprocessing import make_masks, to_tensor
 from blood_unet.shapley import shapley_interactions
-from blood_unet.teacher import (ALL, COMPARED, CONTEXT, LIMIT, MODELS, NUCLEUS_ONLY, agreement, claim, coalition_masks, effects, follows, make_models, mask_values,
-                                part_masks, parts_game, per_class, placebo_game, players_of, summarise)
+from blood_unet.teacher import (
+    COMPARED,
+    CONTEXT,
+    LIMIT,
+    MODELS,
+    NUCLEUS_ONLY,
+    agreement,
+    claim,
+    coalition_masks,
+    effects,
+    follows,
+    make_models,
+    mask_values,
+    part_masks,
+    parts_game,
+    per_class,
+    placebo_game,
+    players_of,
+    summarise,
+)
 from blood_unet.training import resize_cells
 
-OUT = Path(__file__).parent/'results'/'teacher.json'
-SETTINGS = {'bloodmnist-28': ('blood-unet-28', 64, 200), 'experts-64': ('blood-unet-64', None, 80)}      # network, cells a class (None: all), cells for the tests
+OUT = Path(__file__).parent / 'results' / 'teacher.json'
+SETTINGS = {
+    'bloodmnist-28': ('blood-unet-28', 64, 200),
+    'experts-64': ('blood-unet-64', None, 80),
+}  # network, cells a class (None: all), cells for the tests
 SETS = ('jiangxi', 'cellavision', 'all_idb2')
 
 
@@ -34,40 +59,82 @@ def bloodmnist(size, each):
     "Cells of the test split, as many of each class; images, part masks, groups, names of the groups, source."
     cells = load_cells('bloodmnist', 'test', size)
     cells = cells.subset(per_class(cells.labels, each))
-    return cells.images, part_masks(cells.images), cells.labels, SHORT, cells.source, "nucleus: recipe multiotsu; cell and neighbours: recipes cell and red"
+    return (
+        cells.images,
+        part_masks(cells.images),
+        cells.labels,
+        SHORT,
+        cells.source,
+        "nucleus: recipe multiotsu; cell and neighbours: recipes cell and red",
+    )
 
 
 def experts(size):
-    "The given halves of the expert sets at one size, grouped by set; neighbours by recipe, since no expert drew them."
+    """The given halves of the expert sets at one size, grouped by set.
+
+    Neighbours by recipe, since no expert drew them.
+    """
     sets = [resize_cells(replace(load_expert(name, 'report'), red=None), size) for name in SETS]
-    images, nucleus, cell = (np.concatenate([getattr(s, key) for s in sets]) for key in ('images', 'nucleus', 'cell'))
+    images, nucleus, cell = (
+        np.concatenate([getattr(s, key) for s in sets]) for key in ('images', 'nucleus', 'cell')
+    )
     groups = np.repeat(np.arange(3), [len(s) for s in sets])
-    return images, (nucleus, cell, make_masks(images, 'red') & ~cell), groups, SETS, 'expert sets, odd images', 'nucleus and cell: experts; neighbours: recipe red'
+    return (
+        images,
+        (nucleus, cell, make_masks(images, 'red') & ~cell),
+        groups,
+        SETS,
+        'expert sets, odd images',
+        'nucleus and cell: experts; neighbours: recipe red',
+    )
 
 
-def take(images, masks, groups, rows): return images[rows], tuple(m[rows] for m in masks), groups[rows]
+def take(images, masks, groups, rows):
+    return images[rows], tuple(m[rows] for m in masks), groups[rows]
 
 
-def masks_of(images, players, fill, models): return {name: coalition_masks(parts_game(to_tensor(images), players, fill), model) for name, model in models.items()}
+def masks_of(images, players, fill, models):
+    return {
+        name: coalition_masks(parts_game(to_tensor(images), players, fill), model)
+        for name, model in models.items()
+    }
 
 
 def interactions(masks):
     "Mean pairwise interactions by model and of their paired difference."
     found = {model: shapley_interactions(mask_values(masks[model])) for model in MODELS}
     pairs = [(i, j) for i in range(5) for j in range(i + 1, 5)]
-    return {f'{PARTS[i]} x {PARTS[j]}': {m: interval(v[:, i, j], 4) for m, v in found.items()} | {'pupil minus teacher': interval(found['pupil'][:, i, j] - found['teacher'][:, i, j], 4)} for i, j in pairs}
+    return {
+        f'{PARTS[i]} x {PARTS[j]}': (
+            {m: interval(v[:, i, j], 4) for m, v in found.items()}
+            | {'pupil minus teacher': interval(found['pupil'][:, i, j] - found['teacher'][:, i, j], 4)}
+        )
+        for i, j in pairs
+    }
 
 
 def by_group(masks, groups, names):
     "Cosine of the whole game's values and what is lost without context, for each class or set."
     table = {model: effects(mask_values(m)) for model, m in masks.items()}
     cosine = agreement(table['teacher'].iloc[:, :5], table['pupil'].iloc[:, :5]).same.to_numpy()
-    pick = lambda values, g: interval(values[(groups == g) & np.isfinite(values)], 4)
-    return {names[g]: dict(cosine=pick(cosine, g)) | {model: pick(t['context: everything'].to_numpy(), g) for model, t in table.items()} for g in np.unique(groups)}
+
+    def pick(values, g):
+        return interval(values[(groups == g) & np.isfinite(values)], 4)
+
+    return {
+        names[g]: (
+            dict(cosine=pick(cosine, g))
+            | {model: pick(t['context: everything'].to_numpy(), g) for model, t in table.items()}
+        )
+        for g in np.unique(groups)
+    }
 
 
 def variants(images, masks, models, fills, log):
-    "Everything that a claim is tested on: by variant, by model, the effects; by fill, part and model, the placebos' and who has one; and the masks' own statistics."
+    """Everything that a claim is tested on: by variant, by model, the effects.
+
+    By fill, part and model, the placebos' and who has one; and the masks' own statistics.
+    """
     found, placebos, own = {}, {}, {}
     region, pair = masks[0], {name: models[name] for name in ('teacher', 'pupil')}
     for fill in fills:
@@ -75,23 +142,48 @@ def variants(images, masks, models, fills, log):
             name = f'{fill}, masks {pixels:+d} px' if pixels else f'{fill}, masks as they are'
             m = masks_of(images, players_of(masks, pixels), fill, pair)
             found[name] = {k: effects(mask_values(v)) for k, v in m.items()}
-            own[name] = dict(follows=follows(m['teacher'], m['pupil']), nucleus=dice(m['pupil'][:, NUCLEUS_ONLY], region) - dice(m['teacher'][:, NUCLEUS_ONLY], region))
+            own[name] = dict(
+                follows=follows(m['teacher'], m['pupil']),
+                nucleus=dice(m['pupil'][:, NUCLEUS_ONLY], region)
+                - dice(m['teacher'][:, NUCLEUS_ONLY], region),
+            )
             log(name)
         for part in PARTS[:-1]:
             game, there = placebo_game(parts_game(to_tensor(images), players_of(masks), fill), part)
-            placebos[fill, part] = {k: effects(mask_values(coalition_masks(game, model))) for k, model in pair.items()}, there
+            placebos[fill, part] = (
+                {k: effects(mask_values(coalition_masks(game, model))) for k, model in pair.items()},
+                there,
+            )
             log(f'{fill}, placebo of {part}')
     return found, placebos, own
 
 
-def say(verdict, n): return dict(sign=verdict.sign, holds=verdict.holds, against=verdict.against, n=n, first=next(iter(verdict.rows.values())), rows=verdict.rows)
+def say(verdict, n):
+    return dict(
+        sign=verdict.sign,
+        holds=verdict.holds,
+        against=verdict.against,
+        n=n,
+        first=next(iter(verdict.rows.values())),
+        rows=verdict.rows,
+    )
 
 
 def claims(found, placebos, own, usable):
-    "Every claim's verdict. `usable` (N,): nuclei with a core in all variants; others have no rim of 2 px, and say nothing about core and rim."
-    who = {'teacher': lambda t, c: t['teacher'][c].to_numpy(), 'pupil': lambda t, c: t['pupil'][c].to_numpy(), 'pupil minus teacher': lambda t, c: (t['pupil'][c] - t['teacher'][c]).to_numpy()}
+    """Every claim's verdict.
+
+    `usable` (N,): nuclei with a core in all variants; others have no rim of 2 px, and say nothing about core
+    and rim.
+    """
+    who = {
+        'teacher': lambda t, c: t['teacher'][c].to_numpy(),
+        'pupil': lambda t, c: t['pupil'][c].to_numpy(),
+        'pupil minus teacher': lambda t, c: (t['pupil'][c] - t['teacher'][c]).to_numpy(),
+    }
     verdicts = {}
-    for column in [f'whole: {p}' for p in PARTS[:-1]] + [f'context: {p}' for p in (*CONTEXT[:-1], 'everything')]:
+    for column in [f'whole: {p}' for p in PARTS[:-1]] + [
+        f'context: {p}' for p in (*CONTEXT[:-1], 'everything')
+    ]:
         game, part = column.split(': ')
         rows = usable if part.startswith('nucleus') else np.ones_like(usable)
         for name, value in who.items():
@@ -99,46 +191,95 @@ def claims(found, placebos, own, usable):
             if part in PARTS:
                 for (fill, other), (t, there) in placebos.items():
                     keep = rows & there
-                    if other == part and keep.any(): tested[f'{fill}, beyond placebo'] = (value(found[f'{fill}, masks as they are'], column) - value(t, column))[keep]
+                    if other == part and keep.any():
+                        tested[f'{fill}, beyond placebo'] = (
+                            value(found[f'{fill}, masks as they are'], column) - value(t, column)
+                        )[keep]
             verdicts[f'{name}, {column}'] = say(claim(tested), int(rows.sum())) | dict(placebo=part in PARTS)
     for game in ('whole', 'context'):
-        columns = [c for c in found[next(iter(found))]['teacher'] if c.startswith(game) and not c.endswith('everything')]
+        columns = [
+            c
+            for c in found[next(iter(found))]['teacher']
+            if c.startswith(game) and not c.endswith('everything')
+        ]
         agree = {v: agreement(t['teacher'][columns], t['pupil'][columns]) for v, t in found.items()}
-        verdicts[f'agreement beyond other cells, {game}'] = say(claim({v: (a.same - a.other).dropna() for v, a in agree.items()}), len(usable)) | dict(placebo=False)
-    for key in ('follows', 'nucleus'): verdicts[key] = say(claim({v: o[key] for v, o in own.items()}), len(usable)) | dict(placebo=False)
+        verdicts[f'agreement beyond other cells, {game}'] = say(
+            claim({v: (a.same - a.other).dropna() for v, a in agree.items()}), len(usable)
+        ) | dict(placebo=False)
+    for key in ('follows', 'nucleus'):
+        verdicts[key] = say(claim({v: o[key] for v, o in own.items()}), len(usable)) | dict(placebo=False)
     return verdicts
 
 
 def measure(name):
     checkpoint, each, tested = SETTINGS[name]
     start = time.perf_counter()
-    log = lambda text: print(f'{name} {time.perf_counter() - start:6.0f} s  {text}', flush=True)
+
+    def means(rows):
+        return {k: v['mean'] for k, v in rows.items()}
+
+    def log(text):
+        return print(f'{name} {time.perf_counter() - start:6.0f} s  {text}', flush=True)
+
     size = int(name[-2:])
     images, masks, groups, names, source, drawn_by = bloodmnist(size, each) if each else experts(size)
     pupil = BloodUNet.from_pretrained(checkpoint).to(memory_format=torch.channels_last)
     models = make_models(images, pupil)
-    untouched = [models['teacher'](to_tensor(images)).mask_logits[:, 0].numpy() > 0, pupil.predict(images).nucleus]
+    untouched = [
+        models['teacher'](to_tensor(images)).mask_logits[:, 0].numpy() > 0,
+        pupil.predict(images).nucleus,
+    ]
     use = np.all([m.any((1, 2)) for m in (*untouched, masks[0])], axis=0)
-    digest, given, (images, masks, groups) = sha256_arrays(images), len(images), take(images, masks, groups, use)
+    digest, given, (images, masks, groups) = (
+        sha256_arrays(images),
+        len(images),
+        take(images, masks, groups, use),
+    )
     models = make_models(images, pupil)
     log(f'{len(images)} of {given} cells')
     order = np.sort(np.random.default_rng(0).permutation(len(images))[:tested])
     few, few_models = take(images, masks, groups, order), make_models(images[order], pupil)
     result = {}
     for fill in COMPARED:
-        (i, p, g), three = ((images, masks, groups), models) if fill == 'mean' or fill.endswith('flat') else (few, few_models)
+        (i, p, g), three = (
+            ((images, masks, groups), models)
+            if fill == 'mean' or fill.endswith('flat')
+            else (few, few_models)
+        )
         m = masks_of(i, players_of(p), fill, three)
         result[fill] = summarise(m, p[0]) | dict(by_group=by_group(m, g, names), interactions=interactions(m))
-        if fill != COMPARED[0]: result[fill].pop('cells')
-        log(f"{fill}: n {len(i)}, empty {({k: v['mean'] for k, v in result[fill]['empty'].items()})}, context {({k: v['mean'] for k, v in result[fill]['effects']['context: everything'].items()})}")
-    both = [fill for fill in COMPARED if result[fill]['qualifies']['teacher'] and result[fill]['qualifies']['pupil']]
+        if fill != COMPARED[0]:
+            result[fill].pop('cells')
+        log(
+            f'{fill}: n {len(i)}, empty {means(result[fill]["empty"])}, context'
+            f' {means(result[fill]["effects"]["context: everything"])}'
+        )
+    both = [
+        fill
+        for fill in COMPARED
+        if result[fill]['qualifies']['teacher'] and result[fill]['qualifies']['pupil']
+    ]
     count = {names[g]: int((groups == g).sum()) for g in np.unique(groups)}
     images, masks, groups = few
     cores = [(players_of(masks, pixels).labels == 0).flatten(1).any(1).numpy() for pixels in (0, 1, -1)]
     verdicts = claims(*variants(images, masks, few_models, both, log), np.all(cores, axis=0))
-    return dict(data=source, digest=digest, size=size, parts=drawn_by, checkpoint=checkpoint, sha256=sha256_file(checkpoint_folder(checkpoint)/'model.safetensors'),
-                given=given, n=int(use.sum()), groups=count, fills=result, qualified=both,
-                tested=len(order), without_core=int((~np.all(cores, axis=0)).sum()), claims=verdicts, seconds=round(time.perf_counter() - start))
+    return dict(
+        data=source,
+        digest=digest,
+        size=size,
+        parts=drawn_by,
+        checkpoint=checkpoint,
+        sha256=sha256_file(checkpoint_folder(checkpoint) / 'model.safetensors'),
+        given=given,
+        n=int(use.sum()),
+        groups=count,
+        fills=result,
+        qualified=both,
+        tested=len(order),
+        without_core=int((~np.all(cores, axis=0)).sum()),
+        claims=verdicts,
+        seconds=round(time.perf_counter() - start),
+    )
 
 
 def main(settings: list[str] = typer.Argument(None), threads: int = 1):
@@ -146,7 +287,18 @@ def main(settings: list[str] = typer.Argument(None), threads: int = 1):
     for name in settings or SETTINGS:
         row = measure(name)
         before = json.loads(OUT.read_text())['settings'] if OUT.exists() else {}
-        write_json(dict(settings=before | {name: row}, limit=LIMIT, seed=0, threads=threads, models=MODELS, target='hard Dice with the mask of the whole picture', versions=versions()), OUT)
+        write_json(
+            dict(
+                settings=before | {name: row},
+                limit=LIMIT,
+                seed=0,
+                threads=threads,
+                models=MODELS,
+                target='hard Dice with the mask of the whole picture',
+                versions=versions(),
+            ),
+            OUT,
+        )
 
 
 if __name__ == '__main__':

@@ -1,11 +1,15 @@
-"""What the options of the network and of its training do: a small ablation, several seeds each, results/variants.json.
+"""What the options of the network and of its training do.
 
-    python bench/variants.py [--seeds 3] [--train 4000] [--epochs 6]
+A small ablation, several seeds each, results/variants.json.
 
-Every variant changes one thing of the first one; the same cells, seeds and numbers of steps. Recipe masks teach; the class
-accuracy is that of BloodMNIST's test split, the Dice that of the experts (the halves that chose nothing). Differences are
-paired by seed and image, and the bootstrap crosses both. A variant that is already in the results file is not run again.
+python bench/variants.py [--seeds 3] [--train 4000] [--epochs 6]
+
+Every variant changes one thing of the first one; the same cells, seeds and numbers of steps. Recipe masks
+teach; the class accuracy is that of BloodMNIST's test split, the Dice that of the experts (the halves that
+chose nothing). Differences are paired by seed and image, and the bootstrap crosses both. A variant that is
+already in the results file is not run again.
 """
+
 import dataclasses
 from pathlib import Path
 
@@ -20,7 +24,7 @@ from blood_unet.model import BloodUNet, Ensemble, EightViews, count_parameters
 from blood_unet.preprocessing import make_masks
 from blood_unet.training import Training, evaluate, fit, resize_cells
 
-RESULTS = Path(__file__).parent/'results'
+RESULTS = Path(__file__).parent / 'results'
 WIDTHS = (16, 32, 64, 128)
 SETS = ('jiangxi', 'cellavision', 'all_idb2')
 VARIANTS = {
@@ -31,17 +35,23 @@ VARIANTS = {
     'both gates on the skips': (dict(attention_at='skips'), dict()),
     'both gates everywhere': (dict(attention_at='everywhere'), dict()),
     'classes drawn equally often': (dict(), dict(balanced=True)),
-    'regions recoloured': (dict(), dict(regions=.5)),
+    'regions recoloured': (dict(), dict(regions=0.5)),
 }
 
 
-def labelled(cells): return dataclasses.replace(cells, nucleus=make_masks(cells.images, 'nucleus'), cell=make_masks(cells.images, 'cell'))
+def labelled(cells):
+    return dataclasses.replace(
+        cells, nucleus=make_masks(cells.images, 'nucleus'), cell=make_masks(cells.images, 'cell')
+    )
 
 
 def scores(network, test, experts):
     "Per-image scores: class right or wrong, nucleus and cell Dice against experts."
     table = evaluate(network, test)
-    rows = {'accuracy': (table.label == table.predicted).astype(float).to_numpy(), 'agreement with the recipe, nucleus': table.nucleus_dice.to_numpy()}
+    rows = {
+        'accuracy': (table.label == table.predicted).astype(float).to_numpy(),
+        'agreement with the recipe, nucleus': table.nucleus_dice.to_numpy(),
+    }
     for name, cells in experts.items():
         found = evaluate(network, cells)
         rows |= {f'{name} nucleus': found.nucleus_dice.to_numpy(), f'{name} cell': found.cell_dice.to_numpy()}
@@ -53,45 +63,83 @@ def crossed(values, n: int = 2000, seed: int = 0):
     values, rng = np.asarray(values, float), np.random.default_rng(seed)
     k, m = values.shape
     draws = [values[rng.integers(0, k, k)][:, rng.integers(0, m, m)].mean() for _ in range(n)]
-    return dict(mean=round(float(values.mean()), 5), low=round(float(np.quantile(draws, .025)), 5), high=round(float(np.quantile(draws, .975)), 5), seeds=k, n=m)
+    return dict(
+        mean=round(float(values.mean()), 5),
+        low=round(float(np.quantile(draws, 0.025)), 5),
+        high=round(float(np.quantile(draws, 0.975)), 5),
+        seeds=k,
+        n=m,
+    )
 
 
 def start_from_experts(network, seed):
-    "Train first, for 6 epochs, on the expert masks of jiangxi's choosing half: the transfer whose use is asked for."
+    """Train first, for 6 epochs, on the expert masks of jiangxi's choosing half.
+
+    The transfer whose use is asked for.
+    """
     cells = resize_cells(dataclasses.replace(load_expert('jiangxi', 'choose'), labels=None), 28)
     fit(network, cells, None, Training(epochs=6, batch_size=16, seed=seed), progress=False)
 
 
 def main(seeds: int = 3, train: int = 4000, epochs: int = 6, threads: int = 1):
     torch.set_num_threads(threads)
-    cells, test = labelled(load_cells('bloodmnist', 'train', 28, limit=train)), labelled(load_cells('bloodmnist', 'test', 28))
+    cells, test = (
+        labelled(load_cells('bloodmnist', 'train', 28, limit=train)),
+        labelled(load_cells('bloodmnist', 'test', 28)),
+    )
     experts = {name: load_expert(name, 'report') for name in SETS}
-    path = RESULTS/'variants.json'
-    plan = dict(cells=len(cells), test_cells=len(test), epochs=epochs, widths=WIDTHS, seeds=seeds, dataset=cells.digest, versions=versions())
-    kept, raw = Path('runs')/'variants', {}
+    path = RESULTS / 'variants.json'
+    plan = dict(
+        cells=len(cells),
+        test_cells=len(test),
+        epochs=epochs,
+        widths=WIDTHS,
+        seeds=seeds,
+        dataset=cells.digest,
+        versions=versions(),
+    )
+    kept, raw = Path('runs') / 'variants', {}
     kept.mkdir(parents=True, exist_ok=True)
     networks = []
     for name, (options, settings) in [*VARIANTS.items(), ('started from expert masks', ({}, {}))]:
-        file = kept/f'{name.replace(" ", "_").replace(",", "")}_{seeds}_{len(cells)}_{epochs}.npz'
+        file = kept / f'{name.replace(" ", "_").replace(",", "")}_{seeds}_{len(cells)}_{epochs}.npz'
         if not file.exists() or name == next(iter(VARIANTS)):
             rows = []
             for seed in range(seeds):
                 torch.manual_seed(seed)
                 network = BloodUNet(widths=WIDTHS, **options)
-                if name.startswith('started'): start_from_experts(network, seed)
+                if name.startswith('started'):
+                    start_from_experts(network, seed)
                 fit(network, cells, None, Training(epochs=epochs, seed=seed, **settings), progress=False)
-                if name == next(iter(VARIANTS)): networks.append(network)
+                if name == next(iter(VARIANTS)):
+                    networks.append(network)
                 rows.append(scores(network, test, experts))
             np.savez(file, **{k: np.stack([r[k] for r in rows]) for k in rows[0]})
         raw[name] = dict(np.load(file))
         print(name, {k: round(float(v.mean()), 4) for k, v in raw[name].items()}, flush=True)
     raw['three seeds averaged'] = {k: v[None] for k, v in scores(Ensemble(networks), test, experts).items()}
-    raw['one network, eight views'] = {k: v[None] for k, v in scores(EightViews(networks[0]), test, experts).items()}
+    raw['one network, eight views'] = {
+        k: v[None] for k, v in scores(EightViews(networks[0]), test, experts).items()
+    }
     base = raw[next(iter(VARIANTS))]
-    pair = lambda name, k: raw[name][k] - (base[k][:1] if name.startswith('one network') else base[k].mean(0, keepdims=True) if len(raw[name][k]) == 1 else base[k])
-    rows = {name: {k: dict(value=crossed(v), difference=crossed(pair(name, k))) for k, v in values.items()} for name, values in raw.items()}
+
+    def pair(name, k):
+        return raw[name][k] - (
+            base[k][:1]
+            if name.startswith('one network')
+            else base[k].mean(0, keepdims=True)
+            if len(raw[name][k]) == 1
+            else base[k]
+        )
+
+    rows = {
+        name: {k: dict(value=crossed(v), difference=crossed(pair(name, k))) for k, v in values.items()}
+        for name, values in raw.items()
+    }
     write_json(plan | dict(parameters=count_parameters(BloodUNet(widths=WIDTHS)), variants=rows), path)
-    table = pd.DataFrame({name: {k: v['value']['mean'] for k, v in row.items()} for name, row in rows.items()}).T
+    table = pd.DataFrame(
+        {name: {k: v['value']['mean'] for k, v in row.items()} for name, row in rows.items()}
+    ).T
     print(table.round(4).to_string())
 
 

@@ -31,165 +31,342 @@ from .model import default_batch_size, evaluating, pick_device, target_shape
 from .preprocessing import measure_cells, to_tensor
 
 # %% ../nbs/08_auxiliary.ipynb #a3905a94
-def narrowing(mask, smallest: float = .3) -> float:
-    """How far a nucleus narrows between two lobes: bool (H, W) to a number from 0 (round, or a band of one width) to 1 (separate parts); NaN if empty.
+def narrowing(mask, smallest: float = 0.3) -> float:
+    """How far a nucleus narrows between two lobes.
 
-    One minus the width of the bridge over that of the smaller lobe, for the two lobes where this is largest. What is narrower than
-    `smallest` of the widest lobe is no lobe. Widths are twice the distance to the rim, in pixels."""
+    bool (H, W) to a number from 0 (round, or a band of one width) to 1 (separate parts); NaN if empty.
+
+    One minus the width of the bridge over that of the smaller lobe, for the two lobes where this is largest.
+    What is narrower than `smallest` of the widest lobe is no lobe. Widths are twice the distance to the rim,
+    in pixels.
+    """
     depth = ndi.distance_transform_edt(np.pad(mask, 1))
-    if not mask.any(): return np.nan
-    found = 0.
+    if not mask.any():
+        return np.nan
+    found = 0.0
     for level in np.unique(depth)[:-1]:
         parts, n = ndi.label(depth > level, np.ones((3, 3)))
-        if n < 2: continue
+        if n < 2:
+            continue
         second = np.sort(ndi.maximum(depth, parts, range(1, n + 1)))[-2]
-        if second >= smallest*depth.max(): found = max(found, 1 - level/second)
+        if second >= smallest * depth.max():
+            found = max(found, 1 - level / second)
     return float(found)
 
 # %% ../nbs/08_auxiliary.ipynb #587bbfc6
 def measurements(images, nucleus, cell):
-    """What the auxiliary model sees: `measure_cells` without the columns that say the same thing twice, and `nucleus_narrowing`; a DataFrame, one row an image.
+    """What the auxiliary model sees.
 
-    `images`: uint8 (N, H, W, 3), `nucleus`, `cell`: bool (N, H, W), or lists. Lengths in pixels, colours 0 to 255. NaN where there is nothing to measure."""
+    `measure_cells` without the columns that say the same thing twice, and `nucleus_narrowing`; a DataFrame,
+    one row an image.
+
+    `images`: uint8 (N, H, W, 3), `nucleus`, `cell`: bool (N, H, W), or lists. Lengths in pixels, colours 0 to
+    255. NaN where there is nothing to measure.
+    """
     doubles = ['nucleus_fraction', 'nucleus_equivalent_diameter_area', 'cell_equivalent_diameter_area']
-    return measure_cells(images, nucleus, cell).drop(columns=doubles).assign(nucleus_narrowing=[narrowing(m) for m in nucleus])
+    return (
+        measure_cells(images, nucleus, cell)
+        .drop(columns=doubles)
+        .assign(nucleus_narrowing=[narrowing(m) for m in nucleus])
+    )
 
 # %% ../nbs/08_auxiliary.ipynb #99f7af70
 def bottleneck_features(model, images, batch_size: int = None, device: str = 'auto', size: int = None):
-    """A `BloodUNet`'s bottleneck, averaged over the picture: uint8 images (N, H, W, 3) to float64 (N, C); the model's mode is put back.
+    """A `BloodUNet`'s bottleneck, averaged over the picture: uint8 images (N, H, W, 3) to float64 (N, C).
 
-    Images are resampled as `predict` does; `size`: pixels of the longer side inside, by default the network's own."""
+    The model's mode is put back.
+
+    Images are resampled as `predict` does; `size`: pixels of the longer side inside, by default the network's
+    own.
+    """
     device, size, parts = pick_device(device), size or model.config['input_size'], []
     batch_size = batch_size or default_batch_size(device)
     model.to(device)
     with evaluating(model):
         for start in range(0, len(images), batch_size):
-            x = to_tensor(images[start:start + batch_size]).to(device)
-            x = F.interpolate(x, target_shape(x.shape[-2:], size), mode='bilinear', antialias=True, align_corners=False)
+            x = to_tensor(images[start : start + batch_size]).to(device)
+            x = F.interpolate(
+                x, target_shape(x.shape[-2:], size), mode='bilinear', antialias=True, align_corners=False
+            )
             x = F.pad(x, (0, -x.shape[-1] % model.stride, 0, -x.shape[-2] % model.stride), mode='replicate')
             parts.append(model.encode(x)[-1].mean((2, 3)).double().cpu())
     return torch.cat(parts).numpy()
 
 # %% ../nbs/08_auxiliary.ipynb #cb1a6ce5
 def fit_auxiliary(table, labels, seed: int = 0):
-    """Boosted trees, one forest a class, from measurements (a DataFrame with N rows) to `labels` (N,): a fitted `OneVsRestClassifier`.
+    """Boosted trees, one forest a class, from measurements (a DataFrame with N rows) to `labels` (N,).
 
-    `labels`: classes of three kinds or more, the true ones, or those that a network names. Raises `ParameterError` on other lengths, fewer classes, or text columns."""
+    A fitted `OneVsRestClassifier`.
+
+    `labels`: classes of three kinds or more, the true ones, or those that a network names. Raises
+    `ParameterError` on other lengths, fewer classes, or text columns.
+    """
     labels = np.asarray(labels)
-    if len(labels) != len(table): raise ParameterError(f'{len(table)} rows and {len(labels)} labels', 'one label a row', 'give the labels of these cells')
-    if len(np.unique(labels)) < 3: raise ParameterError(f'{len(np.unique(labels))} kinds of labels', '3 or more classes', 'give more cells, or use fit_probe for a question of two answers')
+    if len(labels) != len(table):
+        raise ParameterError(
+            f'{len(table)} rows and {len(labels)} labels', 'one label a row', 'give the labels of these cells'
+        )
+    if len(np.unique(labels)) < 3:
+        raise ParameterError(
+            f'{len(np.unique(labels))} kinds of labels',
+            '3 or more classes',
+            'give more cells, or use fit_probe for a question of two answers',
+        )
     text = list(table.columns[[not pd.api.types.is_numeric_dtype(t) for t in table.dtypes]])
-    if text: raise ParameterError(f'columns {text} without numbers', 'numeric columns', 'drop or encode them')
-    trees = HistGradientBoostingClassifier(max_iter=150, max_leaf_nodes=8, early_stopping=False, random_state=seed)
+    if text:
+        raise ParameterError(f'columns {text} without numbers', 'numeric columns', 'drop or encode them')
+    trees = HistGradientBoostingClassifier(
+        max_iter=150, max_leaf_nodes=8, early_stopping=False, random_state=seed
+    )
     return OneVsRestClassifier(trees).fit(table.astype(float), labels)
 
+
 def fit_probe(features, labels):
-    "A linear probe: logistic regression on standardised features (N, F), labels (N,); its penalty by 5-fold cross-validation within these cells, missing numbers by the median."
-    return make_pipeline(SimpleImputer(strategy='median'), StandardScaler(), LogisticRegressionCV(Cs=[.001, .01, .1, 1.], cv=5, scoring='neg_log_loss', l1_ratios=(0,), use_legacy_attributes=False, max_iter=2000)).fit(np.asarray(features, float), labels)
+    """A linear probe: logistic regression on standardised features (N, F), labels (N,).
+
+    Its penalty by 5-fold cross-validation within these cells, missing numbers by the median.
+    """
+    return make_pipeline(
+        SimpleImputer(strategy='median'),
+        StandardScaler(),
+        LogisticRegressionCV(
+            Cs=[0.001, 0.01, 0.1, 1.0],
+            cv=5,
+            scoring='neg_log_loss',
+            l1_ratios=(0,),
+            use_legacy_attributes=False,
+            max_iter=2000,
+        ),
+    ).fit(np.asarray(features, float), labels)
 
 # %% ../nbs/08_auxiliary.ipynb #7453b8f8
 def explain_auxiliary(model, table):
-    """SHAP values of `fit_auxiliary`'s model: a `shap.Explanation`, values (N, measurements, classes) in log-odds of a class against all others.
+    """SHAP values of `fit_auxiliary`'s model.
 
-    Path-dependent tree SHAP (Lundberg et al., Nature Machine Intelligence 2, 2020): absent measurements are averaged over the training cells of each branch."""
+    A `shap.Explanation`, values (N, measurements, classes) in log-odds of a class against all others.
+
+    Path-dependent tree SHAP (Lundberg et al., Nature Machine Intelligence 2, 2020): absent measurements are
+    averaged over the training cells of each branch.
+    """
     explainers = [shap.TreeExplainer(forest) for forest in model.estimators_]
     values = np.stack([e.shap_values(table.astype(float)) for e in explainers], -1)
     base = np.array([float(np.ravel(e.expected_value)[0]) for e in explainers])
-    return shap.Explanation(values, np.tile(base, (len(table), 1)), table.to_numpy(float), feature_names=list(table), output_names=list(model.classes_))
+    return shap.Explanation(
+        values,
+        np.tile(base, (len(table), 1)),
+        table.to_numpy(float),
+        feature_names=list(table),
+        output_names=list(model.classes_),
+    )
+
 
 def importance(explanation):
-    "Mean absolute SHAP value of every measurement for every class: a DataFrame, columns measurement, class, mean, low, high (95 % bootstrap over cells) and n, the largest first."
-    rows = [dict(measurement=name, **{'class': k.item() if isinstance(k, np.generic) else k}, **interval(np.abs(explanation.values[:, i, j])))
-            for i, name in enumerate(explanation.feature_names) for j, k in enumerate(explanation.output_names)]
+    """Mean absolute SHAP value of every measurement for every class.
+
+    A DataFrame, columns measurement, class, mean, low, high (95 % bootstrap over cells) and n, the largest
+    first.
+    """
+    rows = [
+        dict(
+            measurement=name,
+            **{'class': k.item() if isinstance(k, np.generic) else k},
+            **interval(np.abs(explanation.values[:, i, j])),
+        )
+        for i, name in enumerate(explanation.feature_names)
+        for j, k in enumerate(explanation.output_names)
+    ]
     return pd.DataFrame(rows).sort_values('mean', ascending=False, ignore_index=True)
 
 # %% ../nbs/08_auxiliary.ipynb #8d6d71dc
 class Word(NamedTuple):
-    "An expert's word within a class: WBCAtt's `column`, the class `label`, the values that mean yes, and those that mean no."
+    """An expert's word within a class.
+
+    WBCAtt's `column`, the class `label`, the values that mean yes, and those that mean no.
+    """
+
     column: str
     label: int
     yes: tuple
     no: tuple
 
-WORDS = {'high N:C ratio, lymphocyte': Word('nuclear_cytoplasmic_ratio', 4, ('high',), ('low',)),
-         'high N:C ratio, monocyte': Word('nuclear_cytoplasmic_ratio', 5, ('high',), ('low',)),
-         'vacuoles, monocyte': Word('cytoplasm_vacuole', 5, ('yes',), ('no',)),
-         'segmented nucleus, neutrophil': Word('nucleus_shape', 6, ('segmented-bilobed', 'segmented-multilobed'), ('unsegmented-band',))}
+
+WORDS = {
+    'high N:C ratio, lymphocyte': Word('nuclear_cytoplasmic_ratio', 4, ('high',), ('low',)),
+    'high N:C ratio, monocyte': Word('nuclear_cytoplasmic_ratio', 5, ('high',), ('low',)),
+    'vacuoles, monocyte': Word('cytoplasm_vacuole', 5, ('yes',), ('no',)),
+    'segmented nucleus, neutrophil': Word(
+        'nucleus_shape', 6, ('segmented-bilobed', 'segmented-multilobed'), ('unsegmented-band',)
+    ),
+}
+
 
 def load_words(split: str = 'test', path=None):
-    """WBCAtt's attributes of a BloodMNIST split: a DataFrame, one row an image, NaN where no expert spoke (three of eight classes, and some cells).
+    """WBCAtt's attributes of a BloodMNIST split.
 
-    `path`: wbcatt.csv, by default sought in `data_dirs()`; columns split, index and the attributes. Raises `DataError` if it is missing or malformed, `ParameterError`."""
+    A DataFrame, one row an image, NaN where no expert spoke (three of eight classes, and some cells).
+
+    `path`: wbcatt.csv, by default sought in `data_dirs()`; columns split, index and the attributes. Raises
+    `DataError` if it is missing or malformed, `ParameterError`.
+    """
     check_choice(split, SPLITS, 'split')
     found = path or find_data('wbcatt.csv')
-    if found is None: raise DataError(f'no wbcatt.csv in {" or ".join(map(str, data_dirs()))}', "WBCAtt's attributes by BloodMNIST's split and index", 'put wbcatt.csv into the folder that BLOOD_UNET_DATA names')
+    if found is None:
+        raise DataError(
+            f'no wbcatt.csv in {" or ".join(map(str, data_dirs()))}',
+            "WBCAtt's attributes by BloodMNIST's split and index",
+            'put wbcatt.csv into the folder that BLOOD_UNET_DATA names',
+        )
     rows = pd.read_csv(found)
     missing = sorted({'split', 'index', *(w.column for w in WORDS.values())} - set(rows))
-    if missing: raise DataError(f'{found} without column {missing[0]!r}', "split, index and WBCAtt's attributes", 'join WBCAtt with BloodMNIST by the source file first')
-    return rows[rows.split == split].drop_duplicates('index').set_index('index').drop(columns='split').reindex(range(N_SAMPLES[split]))
+    if missing:
+        raise DataError(
+            f'{found} without column {missing[0]!r}',
+            "split, index and WBCAtt's attributes",
+            'join WBCAtt with BloodMNIST by the source file first',
+        )
+    return (
+        rows[rows.split == split]
+        .drop_duplicates('index')
+        .set_index('index')
+        .drop(columns='split')
+        .reindex(range(N_SAMPLES[split]))
+    )
+
 
 def word_rows(words, labels, word: Word):
-    "Positions of cells of the word's class for which experts said yes or no, and which: int (n,) and bool (n,); `words`: `load_words`' rows of the cells with `labels`."
-    rows = np.flatnonzero((np.asarray(labels) == word.label) & words[word.column].isin(word.yes + word.no).to_numpy())
+    """Positions of cells of the word's class for which experts said yes or no, and which.
+
+    int (n,) and bool (n,); `words`: `load_words`' rows of the cells with `labels`.
+    """
+    rows = np.flatnonzero(
+        (np.asarray(labels) == word.label) & words[word.column].isin(word.yes + word.no).to_numpy()
+    )
     return rows, words[word.column].iloc[rows].isin(word.yes).to_numpy()
 
 # %% ../nbs/08_auxiliary.ipynb #71ffe3a4
 def auroc(positive, values):
-    "Area under the ROC curve: bool (n,) and values (..., n) to float64 (...); ties count half. Raises `ParameterError` unless there are both kinds."
+    """Area under the ROC curve: bool (n,) and values (..., n) to float64 (...); ties count half.
+
+    Raises `ParameterError` unless there are both kinds.
+    """
     positive, n = np.asarray(positive), len(positive)
     k = int(positive.sum())
-    if not 0 < k < n: raise ParameterError(f'{k} positive of {n}', 'cells of both kinds', 'choose another word or more cells')
-    return (rankdata(values, axis=-1)[..., positive].sum(-1) - k*(k + 1)/2)/(k*(n - k))
+    if not 0 < k < n:
+        raise ParameterError(
+            f'{k} positive of {n}', 'cells of both kinds', 'choose another word or more cells'
+        )
+    return (rankdata(values, axis=-1)[..., positive].sum(-1) - k * (k + 1) / 2) / (k * (n - k))
+
 
 def auroc_interval(positive, values, against=None, seed: int = 0, n_resamples: int = 2000) -> dict:
-    """AUROC of `values` (n,), or, with `against` (n,), how much it is above the AUROC of those on the same cells: mean, low, high, n, positive.
+    """AUROC of `values` (n,), or, with `against` (n,), how much it is above the AUROC of those on the same
+    cells: mean, low, high, n, positive.
 
-    95 % bootstrap percentile interval; positive and negative cells are drawn apart, so that every draw holds both."""
+    95 % bootstrap percentile interval; positive and negative cells are drawn apart, so that every draw holds
+    both.
+    """
     positive, rng = np.asarray(positive), np.random.default_rng(seed)
     kinds = [np.flatnonzero(positive), np.flatnonzero(~positive)]
-    area = lambda truth, pick: auroc(truth, np.asarray(values, float)[pick]) - (0 if against is None else auroc(truth, np.asarray(against, float)[pick]))
+
+    def area(truth, pick):
+        return auroc(truth, np.asarray(values, float)[pick]) - (
+            0 if against is None else auroc(truth, np.asarray(against, float)[pick])
+        )
+
     mean = float(area(positive, np.arange(len(positive))))
-    draws = area(np.repeat([True, False], [len(k) for k in kinds]), np.concatenate([rng.choice(k, (n_resamples, len(k))) for k in kinds], 1))
-    low, high = np.quantile(draws, [.025, .975])
-    return dict(mean=round(mean, 5), low=round(float(low), 5), high=round(float(high), 5), n=len(positive), positive=int(positive.sum()))
+    draws = area(
+        np.repeat([True, False], [len(k) for k in kinds]),
+        np.concatenate([rng.choice(k, (n_resamples, len(k))) for k in kinds], 1),
+    )
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return dict(
+        mean=round(mean, 5),
+        low=round(float(low), 5),
+        high=round(float(high), 5),
+        n=len(positive),
+        positive=int(positive.sum()),
+    )
 
 # %% ../nbs/08_auxiliary.ipynb #f332363f
 def check_mask(x, mask):
-    "A bool mask (N, H, W) on the CPU for float images (N, 3, H, W); raises `ParameterError` on other shapes or where one is empty."
+    """A bool mask (N, H, W) on the CPU for float images (N, 3, H, W).
+
+    Raises `ParameterError` on other shapes or where one is empty.
+    """
     mask = torch.as_tensor(np.asarray(mask) if not isinstance(mask, torch.Tensor) else mask).cpu()
-    if mask.dtype != torch.bool or mask.shape != (len(x), *x.shape[2:]): raise ParameterError(f'a {mask.dtype} mask of shape {tuple(mask.shape)}', f'bool {(len(x), *x.shape[2:])}', 'give one mask an image')
+    if mask.dtype != torch.bool or mask.shape != (len(x), *x.shape[2:]):
+        raise ParameterError(
+            f'a {mask.dtype} mask of shape {tuple(mask.shape)}',
+            f'bool {(len(x), *x.shape[2:])}',
+            'give one mask an image',
+        )
     bare = torch.nonzero(~mask.flatten(1).any(1)).flatten().tolist()
-    if bare: raise ParameterError(f'an empty mask for image {bare[0]}', 'at least one pixel to change', 'leave this image out')
+    if bare:
+        raise ParameterError(
+            f'an empty mask for image {bare[0]}', 'at least one pixel to change', 'leave this image out'
+        )
     return mask
 
+
 def shuffle_within(x, mask, seed: int = 0):
-    "Move the pixels inside `mask` (N, H, W) about at random: float images (N, 3, H, W) to the same; each image keeps its pixels, their colours and its mask's area. Raises `ParameterError` on an empty mask."
+    """Move the pixels inside `mask` (N, H, W) about at random: float images (N, 3, H, W) to the same.
+
+    Each image keeps its pixels, their colours and its mask's area. Raises `ParameterError` on an empty mask.
+    """
     mask, changed, generator = check_mask(x, mask), x.clone(), torch.Generator().manual_seed(seed)
-    for image, picture, inside in zip(changed, x, mask): image[:, inside] = picture[:, inside][:, torch.randperm(int(inside.sum()), generator=generator)]
+    for image, picture, inside in zip(changed, x, mask):
+        image[:, inside] = picture[:, inside][:, torch.randperm(int(inside.sum()), generator=generator)]
     return changed
 
-def recolour(x, mask, colour=None, texture: float = 1.):
-    """Give the pixels inside `mask` (N, H, W) the mean `colour` (3,) in [0, 1], by default their own, and scale their deviations from it by `texture`: float images (N, 3, H, W) to the same.
 
-    `texture` 1 keeps the pattern, 0 paints one colour. Where a colour would leave [0, 1] it is cut off. Raises `ParameterError` on an empty mask or a colour outside [0, 1]."""
+def recolour(x, mask, colour=None, texture: float = 1.0):
+    """Give the pixels inside `mask` (N, H, W) the mean `colour` (3,) in [0, 1], by default their own, and
+    scale their deviations from it by `texture`: float images (N, 3, H, W) to the same.
+
+    `texture` 1 keeps the pattern, 0 paints one colour. Where a colour would leave [0, 1] it is cut off.
+    Raises `ParameterError` on an empty mask or a colour outside [0, 1].
+    """
     mask, changed = check_mask(x, mask), x.clone()
-    colour = None if colour is None else torch.as_tensor(colour, dtype=x.dtype, device=x.device).reshape(-1, 1)
-    if colour is not None and (len(colour) != 3 or colour.min() < 0 or colour.max() > 1): raise ParameterError(f'colour {colour.flatten().tolist()}', 'three numbers in [0, 1]', 'divide 8-bit colours by 255')
+    colour = (
+        None if colour is None else torch.as_tensor(colour, dtype=x.dtype, device=x.device).reshape(-1, 1)
+    )
+    if colour is not None and (len(colour) != 3 or colour.min() < 0 or colour.max() > 1):
+        raise ParameterError(
+            f'colour {colour.flatten().tolist()}', 'three numbers in [0, 1]', 'divide 8-bit colours by 255'
+        )
     for image, picture, inside in zip(changed, x, mask):
         mean = picture[:, inside].mean(1, keepdim=True)
-        image[:, inside] = ((mean if colour is None else colour) + texture*(picture[:, inside] - mean)).clamp(0, 1)
+        image[:, inside] = (
+            (mean if colour is None else colour) + texture * (picture[:, inside] - mean)
+        ).clamp(0, 1)
     return changed
 
+
 def background_ring(cell, area):
-    "As many background pixels as `area` (N,) says, those nearest to the cell: bool (N, H, W) of cells to bool (N, H, W). Raises `ParameterError` where a picture has fewer."
+    """As many background pixels as `area` (N,) says, those nearest to the cell.
+
+    bool (N, H, W) of cells to bool (N, H, W). Raises `ParameterError` where a picture has fewer.
+    """
     rings = np.zeros(np.shape(cell), bool)
     for i, (mask, n) in enumerate(zip(np.asarray(cell), area)):
-        if n > (~mask).sum(): raise ParameterError(f'{n} pixels around cell {i}', f'{(~mask).sum()} or fewer, its background', 'leave this cell out')
-        rings[i].flat[np.argsort(np.where(mask, np.inf, ndi.distance_transform_edt(~mask)), axis=None, kind='stable')[:n]] = True
+        if n > (~mask).sum():
+            raise ParameterError(
+                f'{n} pixels around cell {i}',
+                f'{(~mask).sum()} or fewer, its background',
+                'leave this cell out',
+            )
+        rings[i].flat[
+            np.argsort(np.where(mask, np.inf, ndi.distance_transform_edt(~mask)), axis=None, kind='stable')[
+                :n
+            ]
+        ] = True
     return rings
 
 # %% ../nbs/08_auxiliary.ipynb #4da7089a
 def class_drop(model, x, changed, labels):
-    "How much log-odds of its class `labels` (N,) each image loses by a change: float images (N, 3, H, W) to float64 (N,), positive where the class gets less likely."
+    """How much log-odds of its class `labels` (N,) each image loses by a change.
+
+    float images (N, 3, H, W) to float64 (N,), positive where the class gets less likely.
+    """
     target = ClassLogOdds(np.asarray(labels))
     return score(model, target, x) - score(model, target, changed)

@@ -9,7 +9,11 @@ __all__ = ['ENOUGH', 'FEW', 'KINDS', 'COLUMNS', 'AUTO', 'app', 'find_images', 'o
            'output_folder', 'segment', 'figures', 'book', 'main']
 
 # %% ../nbs/14_cli.ipynb #63d6c893
-import io, os, shutil, signal, sys
+import io
+import os
+import shutil
+import signal
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -23,7 +27,14 @@ from skimage.filters import threshold_multiotsu
 from skimage.measure import label, regionprops
 from tqdm.auto import tqdm
 
-from .core import BloodUNetError, CheckpointError, ParameterError, atomic_path, overlay, writable_folder
+from blood_unet.core import (
+    BloodUNetError,
+    CheckpointError,
+    ParameterError,
+    atomic_path,
+    overlay,
+    writable_folder,
+)
 from .data import CLASSES, SUFFIXES, read_image
 from .model import BloodUNet, EightViews, predict
 from .paper import BookError, regenerate, run_in_place
@@ -31,55 +42,113 @@ from .preprocessing import drop_small, fill_small_holes, make_masks, measure_cel
 
 # %% ../nbs/14_cli.ipynb #13fd98fc
 def find_images(paths) -> tuple:
-    "`(files, failed)`: the image files of files and folders, each once, in order; and a reason for every path that gives none."
+    """`(files, failed)`: the image files of files and folders, each once, in order.
+
+    And a reason for every path that gives none.
+    """
     files, failed = {}, {}
     for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
-        try: inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir() and not p.name.startswith('.')) if path.is_dir() else [path]
-        except OSError as e: failed[str(path)] = f'got a path that cannot be looked at ({e.strerror}); expected an image or a folder; check the spelling'; continue
-        if not inside: failed[str(path)] = f'got a folder without an image; expected files ending in {" ".join(SUFFIXES)}; name the files themselves'
+        try:
+            inside = (
+                sorted(
+                    p
+                    for p in path.iterdir()
+                    if p.suffix.lower() in SUFFIXES and not p.is_dir() and not p.name.startswith('.')
+                )
+                if path.is_dir()
+                else [path]
+            )
+        except OSError as e:
+            failed[str(path)] = (
+                f'got a path that cannot be looked at ({e.strerror}); expected an image or a folder; check'
+                ' the spelling'
+            )
+            continue
+        if not inside:
+            failed[str(path)] = (
+                f'got a folder without an image; expected files ending in {" ".join(SUFFIXES)}; name the'
+                ' files themselves'
+            )
         for p in inside:
-            if p.exists(): files.setdefault(_real(p), p)
-            else: failed[str(p)] = f'got a {"link to what" if p.is_symlink() else "path that"} does not exist; expected an image or a folder; check the spelling'
+            if p.exists():
+                files.setdefault(_real(p), p)
+            else:
+                failed[str(p)] = (
+                    f'got a {"link to what" if p.is_symlink() else "path that"} does not exist; expected an'
+                    ' image or a folder; check the spelling'
+                )
     return list(files.values()), failed
 
-def _real(path) -> Path: return Path(os.path.realpath(path))      # Path.resolve raises on a loop of links
+
+def _real(path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
 
 # %% ../nbs/14_cli.ipynb #fafa9b23
 def output_stems(files) -> list:
-    "One stem a file, unlike each other whatever the case: the file's own where no other has it and it leaves room for an ending, 200 bytes at most."
-    longer = [lambda i, p: f'{p.stem}_{p.suffix[1:]}', lambda i, p: f'{p.parent.name}_{p.stem}_{p.suffix[1:]}', lambda i, p: f'{i + 1:05d}_{p.stem}']
+    """One stem a file, unlike each other whatever the case.
+
+    The file's own where no other has it and it leaves room for an ending, 200 bytes at most.
+    """
+    longer = [
+        lambda i, p: f'{p.stem}_{p.suffix[1:]}',
+        lambda i, p: f'{p.parent.name}_{p.stem}_{p.suffix[1:]}',
+        lambda i, p: f'{i + 1:05d}_{p.stem}',
+    ]
     stems = [path.stem for path in files]
-    stems = [stem if len(os.fsencode(stem)) <= 200 else f'{stem[:40]}_{i + 1:05d}' for i, stem in enumerate(stems)]
+    stems = [
+        stem if len(os.fsencode(stem)) <= 200 else f'{stem[:40]}_{i + 1:05d}' for i, stem in enumerate(stems)
+    ]
     for rule in longer:
         seen = Counter(stem.lower() for stem in stems)
-        stems = [rule(i, path) if seen[stem.lower()] > 1 else stem for i, (path, stem) in enumerate(zip(files, stems))]
+        stems = [
+            rule(i, path) if seen[stem.lower()] > 1 else stem
+            for i, (path, stem) in enumerate(zip(files, stems))
+        ]
     return stems
 
 # %% ../nbs/14_cli.ipynb #c30e69f8
 def dark_parts(image) -> tuple:
-    """`(n, blueness)` of what is darkest in a uint8 image (H, W, 3): the number of cells it makes, and blue minus green of its largest part.
+    """`(n, blueness)` of what is darkest in a uint8 image (H, W, 3).
 
-    Three-class Otsu on green minus half of blue, white-balanced, at 256 px or less. Parts under a fifth of the largest are
-    dropped; parts nearer than its radius are lobes of one cell. Blueness is in [-1, 1], (0, 0) for an image of fewer than three shades.
+    The number of cells it makes, and blue minus green of its largest part.
+
+    Three-class Otsu on green minus half of blue, white-balanced, at 256 px or less. Parts under a fifth of
+    the largest are dropped; parts nearer than its radius are lobes of one cell. Blueness is in [-1, 1], (0,
+    0) for an image of fewer than three shades.
     """
     small = Image.fromarray(image)
     small.thumbnail((256, 256))
     small = np.asarray(small, np.float64)
-    balanced = gaussian_filter(np.clip(small/(1 + np.percentile(small, 95, axis=(0, 1))), 0, 1), (1, 1, 0))
-    shade = np.round(255*(balanced[..., 1] - balanced[..., 2]/2))
-    if len(np.unique(shade)) < 3: return 0, 0.
+    balanced = gaussian_filter(np.clip(small / (1 + np.percentile(small, 95, axis=(0, 1))), 0, 1), (1, 1, 0))
+    shade = np.round(255 * (balanced[..., 1] - balanced[..., 2] / 2))
+    if len(np.unique(shade)) < 3:
+        return 0, 0.0
     parts = label(shade < threshold_multiotsu(shade, 3)[0])
     regions = sorted(regionprops(parts), key=lambda r: -r.area)
-    if not regions: return 0, 0.
+    if not regions:
+        return 0, 0.0
     largest = balanced[parts == regions[0].label]
-    return _groups([r for r in regions if r.area >= .2*regions[0].area]), float((largest[:, 2] - largest[:, 1]).mean())
+    return _groups([r for r in regions if r.area >= 0.2 * regions[0].area]), float(
+        (largest[:, 2] - largest[:, 1]).mean()
+    )
+
 
 def _groups(regions) -> int:
-    "Number of groups of regions whose gaps (between circles of their areas) are under the largest one's radius."
-    gap = lambda a, b: np.hypot(*np.subtract(a.centroid, b.centroid)) - (a.equivalent_diameter_area + b.equivalent_diameter_area)/2
+    """Number of groups of regions whose gaps (between circles of their areas) are under the largest one's
+    radius.
+    """
+
+    def gap(a, b):
+        return (
+            np.hypot(*np.subtract(a.centroid, b.centroid))
+            - (a.equivalent_diameter_area + b.equivalent_diameter_area) / 2
+        )
+
     groups = []
     for r in regions:
-        near = [g for g in groups if min(gap(r, other) for other in g) < regions[0].equivalent_diameter_area/2]
+        near = [
+            g for g in groups if min(gap(r, other) for other in g) < regions[0].equivalent_diameter_area / 2
+        ]
         groups = [g for g in groups if g not in near] + [[r] + [other for g in near for other in g]]
     return len(groups)
 
@@ -91,79 +160,142 @@ def doubts(image, nucleus, class_probability) -> list:
     """
     found, (several, blueness) = [], dark_parts(image)
     gray = np.ptp(image.astype(int), axis=2).max() <= 2
-    if several == 0 or (blueness < .17 and not gray): found.append('no white cell found: nothing in it is stained like a nucleus')
-    elif several >= 4: found.append(f'looks like a whole field with about {several} white cells: cut out single cells first')
-    elif several > 1: found.append(f'about {several} white cells in one image: cut them out, or take class and measurements with care')
-    elif not nucleus.any(): found.append('the network finds no nucleus, though something is stained like one')
+    if several == 0 or (blueness < 0.17 and not gray):
+        found.append('no white cell found: nothing in it is stained like a nucleus')
+    elif several >= 4:
+        found.append(f'looks like a whole field with about {several} white cells: cut out single cells first')
+    elif several > 1:
+        found.append(
+            f'about {several} white cells in one image: cut them out, or take class and measurements with'
+            ' care'
+        )
+    elif not nucleus.any():
+        found.append('the network finds no nucleus, though something is stained like one')
     edge = np.concatenate([nucleus[0], nucleus[-1], nucleus[:, 0], nucleus[:, -1]]).mean()
-    if edge > .1: found.append('the nucleus is cut off by the border')
-    if class_probability.max() < .5: found.append(f'class uncertain ({class_probability.max():.2f})')
-    if nucleus.any() and CLASSES[class_probability.argmax()] == 'platelet': found.append('a platelet has no nucleus: what is outlined is its stained centre')
+    if edge > 0.1:
+        found.append('the nucleus is cut off by the border')
+    if class_probability.max() < 0.5:
+        found.append(f'class uncertain ({class_probability.max():.2f})')
+    if nucleus.any() and CLASSES[class_probability.argmax()] == 'platelet':
+        found.append('a platelet has no nucleus: what is outlined is its stained centre')
     return found
 
 # %% ../nbs/14_cli.ipynb #65e65dfb
-def settle(probability, recipe, sure: float = 5/6):
-    "Mask (H, W): where `probability` (H, W), in [0, 1], is above `sure` or below `1 - sure` the network's, in between the bool mask of a `recipe`."
+def settle(probability, recipe, sure: float = 5 / 6):
+    """Mask (H, W): where `probability` (H, W), in [0, 1], is above `sure` or below `1 - sure` the network's,
+    in between the bool mask of a `recipe`.
+    """
     return (probability > sure) | recipe & (probability > 1 - sure)
 
+
 def recipe_mask(image, recipe: str, longest: int = 512):
-    "The mask (H, W) of a recipe for one uint8 image (H, W, 3), found at `longest` px a side or less: its time grows with the square of the side."
+    """The mask (H, W) of a recipe for one uint8 image (H, W, 3), found at `longest` px a side or less.
+
+    Its time grows with the square of the side.
+    """
     small = Image.fromarray(image)
     small.thumbnail((longest, longest))
     mask = make_masks([np.asarray(small)], recipe)[0]
-    return mask if mask.shape == image.shape[:2] else np.asarray(Image.fromarray(mask).resize(image.shape[1::-1], Image.Resampling.NEAREST))
+    return (
+        mask
+        if mask.shape == image.shape[:2]
+        else np.asarray(Image.fromarray(mask).resize(image.shape[1::-1], Image.Resampling.NEAREST))
+    )
 
 # %% ../nbs/14_cli.ipynb #173e9e46
-ENOUGH, FEW = 43, 20      # px: sides of a closer view that is believed (geometric mean of the networks' 28 and 64), and of one that is only heard
+# px: sides of a closer view that is believed (geometric mean of the networks' 28 and 64), and of one
+# that is only heard
+ENOUGH, FEW = 43, 20
+
 
 def closer_view(cell, least: int = FEW):
-    """`(top, left, side)` of a square around a small cell, or None where no second look is needed or possible.
+    """`(top, left, side)` of a square around a small cell, or None where no second look is needed or
+    possible.
 
-    `cell`: bool mask (H, W) of the first answer; in the square it fills about .28, as in BloodMNIST; the side is half of the shorter
-    one or more, and `least` pixels or more.
+    `cell`: bool mask (H, W) of the first answer; in the square it fills about .28, as in BloodMNIST; the side
+    is half of the shorter one or more, and `least` pixels or more.
     """
     side = min(cell.shape)
-    closer = round(side*np.clip(np.sqrt(cell.mean()/.28), .5, 1))
-    if not cell.any() or closer > .8*side or closer < least: return None
+    closer = round(side * np.clip(np.sqrt(cell.mean() / 0.28), 0.5, 1))
+    if not cell.any() or closer > 0.8 * side or closer < least:
+        return None
     center = [np.average(np.arange(n), weights=cell.sum(1 - axis)) for axis, n in enumerate(cell.shape)]
-    top, left = (int(np.clip(round(c - closer/2), 0, n - closer)) for c, n in zip(center, cell.shape))
+    top, left = (int(np.clip(round(c - closer / 2), 0, n - closer)) for c, n in zip(center, cell.shape))
     return top, left, closer
+
 
 def nearest_network(nets, side: int):
     "Of networks, the one whose `input_size` is nearest to a picture's shorter side, by their ratio."
-    return min(nets, key=lambda net: abs(np.log(net.config['input_size']/side)))
+    return min(nets, key=lambda net: abs(np.log(net.config['input_size'] / side)))
+
 
 def ask_nearest(nets, images, device: str) -> list:
-    "`(nucleus_probability, cell_probability, cell, class_probability)` of each uint8 image (H, W, 3), by the network that is nearest to it in size."
+    """`(nucleus_probability, cell_probability, cell, class_probability)` of each uint8 image (H, W, 3), by
+    the network that is nearest to it in size.
+    """
     chosen, answers = [nearest_network(nets, min(image.shape[:2])) for image in images], {}
     for net in nets:
         rows = [i for i, one in enumerate(chosen) if one is net]
-        if not rows: continue
+        if not rows:
+            continue
         found = predict(net, [images[i] for i in rows], device=device)
-        answers |= dict(zip(rows, zip(found.nucleus_probability, found.cell_probability, found.cell, found.class_probability)))
+        answers |= dict(
+            zip(
+                rows,
+                zip(found.nucleus_probability, found.cell_probability, found.cell, found.class_probability),
+            )
+        )
     return [answers[i] for i in range(len(images))]
 
-def predict_closer(nets, images, device: str = 'auto', specks: float = .05) -> list:
-    """`(nucleus, cell, class_probability, doubt)` for each uint8 image (H, W, 3): settled masks; the class by a second look where `closer_view` asks for one.
 
-    A second look of fewer than `ENOUGH` pixels decides nothing: where it names another class, that class is the `doubt`, a position in `CLASSES`, else None.
-    `nets`: a network, or several, of which the nearest in size is asked (`nearest_network`). Parts of a mask below the share `specks` of its largest are dropped, they are no lobes;
-    holes of a cell are filled, and pinholes of a nucleus."""
+def predict_closer(nets, images, device: str = 'auto', specks: float = 0.05) -> list:
+    """`(nucleus, cell, class_probability, doubt)` for each uint8 image (H, W, 3): settled masks.
+
+    The class by a second look where `closer_view` asks for one.
+
+    A second look of fewer than `ENOUGH` pixels decides nothing: where it names another class, that class is
+    the `doubt`, a position in `CLASSES`, else None. `nets`: a network, or several, of which the nearest in
+    size is asked (`nearest_network`). Parts of a mask below the share `specks` of its largest are dropped,
+    they are no lobes; holes of a cell are filled, and pinholes of a nucleus.
+    """
     nets = list(nets) if isinstance(nets, (list, tuple)) else [nets]
     *probabilities, first, classes = map(list, zip(*ask_nearest(nets, images, device)))
     views = {i: view for i, cell in enumerate(first) if (view := closer_view(cell))}
-    closer = ask_nearest(nets, [images[i][t:t + n, l:l + n] for i, (t, l, n) in views.items()], device)
-    doubt = [None]*len(images)
+    closer = ask_nearest(
+        nets, [images[i][top : top + n, left : left + n] for i, (top, left, n) in views.items()], device
+    )
+    doubt = [None] * len(images)
     for (i, (_, _, side)), (*_, second) in zip(views.items(), closer):
-        if side >= ENOUGH: classes[i] = second
-        elif second.argmax() != classes[i].argmax(): doubt[i] = int(second.argmax())
-    nuclei, cells = ([fill_small_holes(drop_small(settle(p, recipe_mask(image, m)), specks), holes) for p, image in zip(chances, images)]
-                     for m, chances, holes in zip(('nucleus', 'cell'), probabilities, (.03, 1.)))
-    return [(nucleus, cell | nucleus, probability, other) for nucleus, cell, probability, other in zip(nuclei, cells, classes, doubt)]
+        if side >= ENOUGH:
+            classes[i] = second
+        elif second.argmax() != classes[i].argmax():
+            doubt[i] = int(second.argmax())
+    nuclei, cells = (
+        [
+            fill_small_holes(drop_small(settle(p, recipe_mask(image, m)), specks), holes)
+            for p, image in zip(chances, images)
+        ]
+        for m, chances, holes in zip(('nucleus', 'cell'), probabilities, (0.03, 1.0))
+    )
+    return [
+        (nucleus, cell | nucleus, probability, other)
+        for nucleus, cell, probability, other in zip(nuclei, cells, classes, doubt)
+    ]
 
 # %% ../nbs/14_cli.ipynb #931afe62
 KINDS = ('nucleus', 'cell', 'overlay')
-COLUMNS = ['file', 'class', *(f'p_{name.replace(" ", "_")}' for name in CLASSES), 'nucleus_px', 'nucleus_fraction', 'nc_ratio', 'nucleus_parts', 'warning', 'stem']
+COLUMNS = [
+    'file',
+    'class',
+    *(f'p_{name.replace(" ", "_")}' for name in CLASSES),
+    'nucleus_px',
+    'nucleus_fraction',
+    'nc_ratio',
+    'nucleus_parts',
+    'warning',
+    'stem',
+]
+
 
 def png_bytes(array) -> bytes:
     "A uint8 array (H, W) or (H, W, 3) as the bytes of a PNG file."
@@ -171,149 +303,265 @@ def png_bytes(array) -> bytes:
     Image.fromarray(array).save(buffer, format='PNG')
     return buffer.getvalue()
 
+
 def write_all(contents: dict):
     "Write `{path: bytes}`, all or none; raises `ParameterError` with the system's reason."
     done = []
     try:
         for path, content in contents.items():
-            with atomic_path(path) as new: new.write_bytes(content)
+            with atomic_path(path) as new:
+                new.write_bytes(content)
             done.append(path)
-    except BaseException as e:                                            # also an interrupt between two files
-        for old in done: old.unlink(missing_ok=True)
-        if not isinstance(e, OSError): raise
-        raise ParameterError(f'{path}, which cannot be written ({e.strerror or e})', 'a writable folder on a disk with room', 'free it or name another with --out; the images before this one are complete') from e
+    except BaseException as e:  # also an interrupt between two files
+        for old in done:
+            old.unlink(missing_ok=True)
+        if not isinstance(e, OSError):
+            raise
+        raise ParameterError(
+            f'{path}, which cannot be written ({e.strerror or e})',
+            'a writable folder on a disk with room',
+            'free it or name another with --out; the images before this one are complete',
+        ) from e
+
 
 def write_pictures(image, nucleus, cell, out, stem: str):
-    "Write `STEM_nucleus.png` and `STEM_cell.png` (0 or 255, the image's size) and `STEM_overlay.png` (outlines, enlarged if small) into `out`."
-    arrays = nucleus.astype(np.uint8)*255, cell.astype(np.uint8)*255, overlay(image, nucleus, cell)
-    write_all({Path(out)/f'{stem}_{kind}.png': png_bytes(array) for kind, array in zip(KINDS, arrays)})
+    """Write `STEM_nucleus.png` and `STEM_cell.png` (0 or 255, the image's size) and `STEM_overlay.png`
+    (outlines, enlarged if small) into `out`.
+    """
+    arrays = nucleus.astype(np.uint8) * 255, cell.astype(np.uint8) * 255, overlay(image, nucleus, cell)
+    write_all({Path(out) / f'{stem}_{kind}.png': png_bytes(array) for kind, array in zip(KINDS, arrays)})
+
 
 def row(file, image, nucleus, cell, class_probability, notes=(), doubt=None) -> dict:
-    "One line of cells.csv: see `COLUMNS`; areas in pixels, fractions of the image, N:C ratio as in `measure_cells`; `doubt`: see `predict_closer`."
+    """One line of cells.csv: see `COLUMNS`.
+
+    Areas in pixels, fractions of the image, N:C ratio as in `measure_cells`; `doubt`: see `predict_closer`.
+    """
     measured = measure_cells(image[None], nucleus[None], cell[None]).iloc[0]
     numbers = dict(zip(COLUMNS[2:10], np.round(class_probability, 6)))
-    warning = '; '.join([*(f'input: {note}' for note in notes), *doubts(image, nucleus, class_probability), *([] if doubt is None else [f'few pixels: a closer look says {CLASSES[doubt]}; a larger picture would tell'])])
-    return dict(file=str(file), **{'class': CLASSES[int(class_probability.argmax())]}, **numbers, nucleus_px=int(nucleus.sum()),
-                nucleus_fraction=round(float(nucleus.mean()), 6), nc_ratio=round(measured['nc_ratio'], 6), nucleus_parts=int(measured['nucleus_parts']), warning=warning)
+    warning = '; '.join(
+        [
+            *(f'input: {note}' for note in notes),
+            *doubts(image, nucleus, class_probability),
+            *(
+                []
+                if doubt is None
+                else [f'few pixels: a closer look says {CLASSES[doubt]}; a larger picture would tell']
+            ),
+        ]
+    )
+    return dict(
+        file=str(file),
+        **{'class': CLASSES[int(class_probability.argmax())]},
+        **numbers,
+        nucleus_px=int(nucleus.sum()),
+        nucleus_fraction=round(float(nucleus.mean()), 6),
+        nc_ratio=round(measured['nc_ratio'], 6),
+        nucleus_parts=int(measured['nucleus_parts']),
+        warning=warning,
+    )
 
 # %% ../nbs/14_cli.ipynb #91a68107
 class Segmented(NamedTuple):
     "`table`: what cells.csv holds; `failed`: the reason for each path that gave no result."
+
     table: pd.DataFrame
     failed: dict
 
+
 AUTO = ('blood-unet-28', 'blood-unet-64')
+
 
 def segment_files(paths, out, model: str = 'auto', device: str = 'auto', progress: bool = False) -> Segmented:
     """Segment and classify images of single white cells; write masks, overlays and `cells.csv` into `out`.
 
-    `paths`: image files and folders; `model`: 'auto' (the bundled network whose input is nearest to the picture), a bundled name, a folder or a hub id, asked over the eight symmetries of the square. A file that cannot be read is reported
-    in `failed` and in cells.csv, and the rest goes on. Raises `ParameterError` if `out` cannot be written or is an input
-    folder, or holds pictures of other images under the same names, `CheckpointError` on an unknown model or one of other classes.
-    The table is written also when the run is interrupted, and keeps what it held of other images.
+    `paths`: image files and folders; `model`: 'auto' (the bundled network whose input is nearest to the
+    picture), a bundled name, a folder or a hub id, asked over the eight symmetries of the square. A file that
+    cannot be read is reported in `failed` and in cells.csv, and the rest goes on. Raises `ParameterError` if
+    `out` cannot be written or is an input folder, or holds pictures of other images under the same names,
+    `CheckpointError` on an unknown model or one of other classes. The table is written also when the run is
+    interrupted, and keeps what it held of other images.
     """
     files, failed = find_images(paths)
     nets, out = load_networks(model), output_folder(out, paths, files)
     stems, rows = dict(zip(files, output_stems(files))), {}
-    earlier = earlier_rows(out/'cells.csv', stems)
+    earlier = earlier_rows(out / 'cells.csv', stems)
     try:
         for batch in batches(tqdm(files, disable=not progress, unit='image'), failed):
             found = predict_closer(nets, [image for _, image, _ in batch], device)
             for (path, image, notes), (nucleus, cell, probability, doubt) in zip(batch, found):
                 write_pictures(image, nucleus, cell, out, stems[path])
-                rows[path] = row(path, image, nucleus, cell, probability, notes, doubt) | dict(stem=stems[path])
+                rows[path] = row(path, image, nucleus, cell, probability, notes, doubt) | dict(
+                    stem=stems[path]
+                )
     finally:
-        for path in files:                                                  # no picture of an earlier run beside the word that there is none
-            for kind in KINDS if str(path) in failed and stems[path] in set(earlier.stem) else (): (out/f'{stems[path]}_{kind}.png').unlink(missing_ok=True)
-        lines = [rows[path] for path in files if path in rows] + [dict(file=file, warning=f'not segmented: {why}') for file, why in failed.items()]
+        for path in files:  # no picture of an earlier run beside the word that there is none
+            for kind in KINDS if str(path) in failed and stems[path] in set(earlier.stem) else ():
+                (out / f'{stems[path]}_{kind}.png').unlink(missing_ok=True)
+        lines = [rows[path] for path in files if path in rows] + [
+            dict(file=file, warning=f'not segmented: {why}') for file, why in failed.items()
+        ]
         table = pd.DataFrame(lines, columns=COLUMNS).astype(dict(nucleus_px='Int64', nucleus_parts='Int64'))
         kept = earlier[~earlier.file.isin(table.file)]
-        write_all({out/'cells.csv': (pd.concat([kept, table]) if len(kept) else table).to_csv(index=False).encode(errors='backslashreplace')})
+        write_all(
+            {
+                out / 'cells.csv': (
+                    (pd.concat([kept, table]) if len(kept) else table)
+                    .to_csv(index=False)
+                    .encode(errors='backslashreplace')
+                )
+            }
+        )
     return Segmented(table, failed)
 
+
 def earlier_rows(path, stems: dict):
-    "The table of an earlier run, empty where there is none; raises `ParameterError` where it is no such table, or names other images whose pictures would be overwritten."
-    if not path.exists(): return pd.DataFrame(columns=COLUMNS)
-    try: there = pd.read_csv(path, dtype=dict(nucleus_px='Int64', nucleus_parts='Int64', stem=str))
-    except (ValueError, UnicodeDecodeError): there = pd.DataFrame()
-    if list(there) != COLUMNS: raise ParameterError(f'{path}, which is no table of blood-unet segment', 'a table of an earlier run, or none', 'move it away, or name another folder with --out')
+    """The table of an earlier run, empty where there is none.
+
+    Raises `ParameterError` where it is no such table, or names other images whose pictures would be
+    overwritten.
+    """
+    if not path.exists():
+        return pd.DataFrame(columns=COLUMNS)
+    try:
+        there = pd.read_csv(path, dtype=dict(nucleus_px='Int64', nucleus_parts='Int64', stem=str))
+    except (ValueError, UnicodeDecodeError):
+        there = pd.DataFrame()
+    if list(there) != COLUMNS:
+        raise ParameterError(
+            f'{path}, which is no table of blood-unet segment',
+            'a table of an earlier run, or none',
+            'move it away, or name another folder with --out',
+        )
     mine = {str(file): stem.lower() for file, stem in stems.items()}
     others = there[there.stem.str.lower().isin(list(mine.values())) & ~there.file.isin(list(mine))]
-    if len(others): raise ParameterError(f'output folder {path.parent}, which holds pictures of {others.file.iloc[0]} under the names of these', 'another folder', 'name a new one with --out')
+    if len(others):
+        raise ParameterError(
+            f'output folder {path.parent}, which holds pictures of {others.file.iloc[0]} under the names of'
+            ' these',
+            'another folder',
+            'name a new one with --out',
+        )
     return there
 
+
 def load_networks(model: str) -> list:
-    "The networks of `segment`, each asked over eight views: both bundled ones for 'auto', else the one named."
-    return [EightViews(_eight_classes(BloodUNet.from_pretrained(name), name)) for name in (AUTO if model == 'auto' else (model,))]
+    """The networks of `segment`, each asked over eight views.
+
+    Both bundled ones for 'auto', else the one named.
+    """
+    return [
+        EightViews(_eight_classes(BloodUNet.from_pretrained(name), name))
+        for name in (AUTO if model == 'auto' else (model,))
+    ]
+
 
 def _eight_classes(net, name):
     classes = net.config['n_classes']
-    if classes == len(CLASSES): return net
-    raise CheckpointError(f'{name}, a network of {classes} classes', f'the {len(CLASSES)} classes of cells.csv', 'name another with --model, or call model.predict')
+    if classes == len(CLASSES):
+        return net
+    raise CheckpointError(
+        f'{name}, a network of {classes} classes',
+        f'the {len(CLASSES)} classes of cells.csv',
+        'name another with --model, or call model.predict',
+    )
+
 
 def batches(files, failed, pixels: int = 8_000_000, most: int = 64):
-    "Lists of `(path, image, notes)` of readable files, up to `most` images or about `pixels` pixels each; the reason for every other file goes into `failed`."
+    """Lists of `(path, image, notes)` of readable files, up to `most` images or about `pixels` pixels each.
+
+    The reason for every other file goes into `failed`.
+    """
     batch, total = [], 0
     for path in files:
         notes = []
-        try: image = read_image(path, warn=notes)
+        try:
+            image = read_image(path, warn=notes)
         except (BloodUNetError, OSError) as e:
             failed[str(path)] = str(e)
             continue
         batch.append((path, image, notes))
-        total += image.shape[0]*image.shape[1]
+        total += image.shape[0] * image.shape[1]
         if total > pixels or len(batch) == most:
             yield batch
             batch, total = [], 0
-    if batch: yield batch
+    if batch:
+        yield batch
+
 
 def output_folder(out, paths, files, endings=tuple(f'{kind}.png' for kind in KINDS)) -> Path:
-    "The folder `out`, made and writable, in which no `STEM_ENDING` is an input; raises `ParameterError` otherwise."
+    """The folder `out`, made and writable, in which no `STEM_ENDING` is an input.
+
+    Raises `ParameterError` otherwise.
+    """
     inputs = {_real(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)}
-    written = {_real(Path(out)/f'{stem}_{ending}') for stem in output_stems(files) for ending in endings}
+    written = {_real(Path(out) / f'{stem}_{ending}') for stem in output_stems(files) for ending in endings}
     if _real(out) in inputs or written & {_real(path) for path in files}:
-        raise ParameterError(f'output folder {out}, which holds the input', 'another folder', 'name a new one with --out')
+        raise ParameterError(
+            f'output folder {out}, which holds the input', 'another folder', 'name a new one with --out'
+        )
     return writable_folder(out)
 
 # %% ../nbs/14_cli.ipynb #dd693a2c
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help='Blood cells in; masks, classes and explanations out. Not a medical device.')
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help='Blood cells in; masks, classes and explanations out. Not a medical device.',
+)
+
 
 @app.command()
-def segment(images: Annotated[list[str], typer.Argument(help='Images of one white cell each, or folders of them.')],
-            out: Annotated[str, typer.Option(help='Folder for masks, overlays and cells.csv.')],
-            model: Annotated[str, typer.Option(help='auto (by the size of the picture), bundled name, folder or hub id.')] = 'auto',
-            device: Annotated[str, typer.Option(help='auto, cpu, cuda or mps.')] = 'auto'):
+def segment(
+    images: Annotated[list[str], typer.Argument(help='Images of one white cell each, or folders of them.')],
+    out: Annotated[str, typer.Option(help='Folder for masks, overlays and cells.csv.')],
+    model: Annotated[
+        str, typer.Option(help='auto (by the size of the picture), bundled name, folder or hub id.')
+    ] = 'auto',
+    device: Annotated[str, typer.Option(help='auto, cpu, cuda or mps.')] = 'auto',
+):
     "Masks of nucleus and cell, class and measurements of your own images."
     table, failed = segment_files(images, out, model, device, progress=sys.stderr.isatty())
     done = table[table['class'].notna()]
     for file, warning in zip(done.file, done.warning):
-        if warning: print(f'warning: {file}: {warning}')
-    for file, why in failed.items(): print(f'failed:  {file}: {why}', file=sys.stderr)
+        if warning:
+            print(f'warning: {file}: {warning}')
+    for file, why in failed.items():
+        print(f'failed:  {file}: {why}', file=sys.stderr)
     print(f'{len(done)} images segmented, {len(failed)} failed; masks, overlays and cells.csv are in {out}')
-    if failed: raise typer.Exit(1)
+    if failed:
+        raise typer.Exit(1)
 
 # %% ../nbs/14_cli.ipynb #046cbabf
 @app.command()
-def figures(profile: Annotated[str, typer.Option(help='quick (minutes on 2 cores) or paper.')] = 'quick',
-            dataset: Annotated[str, typer.Option(help='auto, bloodmnist, phantom or a folder.')] = 'auto',
-            size: Annotated[int, typer.Option(help='28, 64, 128 or 224 pixels.')] = 28,
-            device: Annotated[str, typer.Option(help='auto, cpu, cuda or mps.')] = 'auto',
-            out: Annotated[str, typer.Option(help='Folder for the figures and manifest.json.')] = 'figures',
-            workers: Annotated[int, typer.Option(help='Notebooks at a time.')] = 2):
+def figures(
+    profile: Annotated[str, typer.Option(help='quick (minutes on 2 cores) or paper.')] = 'quick',
+    dataset: Annotated[str, typer.Option(help='auto, bloodmnist, phantom or a folder.')] = 'auto',
+    size: Annotated[int, typer.Option(help='28, 64, 128 or 224 pixels.')] = 28,
+    device: Annotated[str, typer.Option(help='auto, cpu, cuda or mps.')] = 'auto',
+    out: Annotated[str, typer.Option(help='Folder for the figures and manifest.json.')] = 'figures',
+    workers: Annotated[int, typer.Option(help='Notebooks at a time.')] = 2,
+):
     "Run the book and regenerate the figures of the paper."
     print(regenerate(profile, dataset, size, device, out, workers=workers).to_string(index=False))
+
 
 @app.command(hidden=True)
 def book(notebooks: Annotated[list[str], typer.Argument(help='Notebooks to run in place.')] = None):
     "Run the notebooks of a checkout where they are and keep their outputs."
     run_in_place(notebooks)
 
+
 def main():
-    "Entry point of `blood-unet`: an expected error is one line on stderr and exit status 1; a terminated run cleans up."
-    for stream in (sys.stdout, sys.stderr): stream.reconfigure(errors='backslashreplace')      # file names that are no text
+    """Entry point of `blood-unet`: an expected error is one line on stderr and exit status 1.
+
+    A terminated run cleans up.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors='backslashreplace')  # file names that are no text
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try: app()
+    try:
+        app()
     except (BloodUNetError, BookError, ImportError, OSError) as e:
         print(f'blood-unet: {e}', file=sys.stderr)
         sys.exit(1)

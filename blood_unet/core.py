@@ -9,7 +9,11 @@ __all__ = ['PARTIAL', 'PALETTE', 'BloodUNetError', 'DataError', 'ImageError', 'P
            'format_mean', 'set_style', 'enlarge', 'overlay', 'show_cells', 'versions', 'save_figure']
 
 # %% ../nbs/00_core.ipynb #2b61d3e2
-import contextlib, hashlib, json, os, tempfile
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,26 +28,50 @@ import blood_unet
 # %% ../nbs/00_core.ipynb #06f3f937
 class BloodUNetError(ValueError):
     "Base of all errors raised on purpose; says what was got, what was expected and what to do."
+
     def __init__(self, got: str, expected: str, remedy: str):
         self.got, self.expected, self.remedy = got, expected, remedy
         super().__init__(f'got {got}; expected {expected}; {remedy}')
-    def __reduce__(self): return type(self), (self.got, self.expected, self.remedy)
 
-class DataError(BloodUNetError): "A data set, or a file of one, is missing or malformed."
-class ImageError(BloodUNetError): "An image cannot be read, or not without guessing."
-class ParameterError(BloodUNetError): "An option has an unknown name or an impossible value."
-class CheckpointError(BloodUNetError): "A checkpoint is missing, or belongs to another architecture or run."
-class DivergenceError(BloodUNetError): "The training loss is not a number, or explodes."
-class DeviceError(BloodUNetError): "The device that was asked for is not there."
+    def __reduce__(self):
+        return type(self), (self.got, self.expected, self.remedy)
+
+
+class DataError(BloodUNetError):
+    "A data set, or a file of one, is missing or malformed."
+
+
+class ImageError(BloodUNetError):
+    "An image cannot be read, or not without guessing."
+
+
+class ParameterError(BloodUNetError):
+    "An option has an unknown name or an impossible value."
+
+
+class CheckpointError(BloodUNetError):
+    "A checkpoint is missing, or belongs to another architecture or run."
+
+
+class DivergenceError(BloodUNetError):
+    "The training loss is not a number, or explodes."
+
+
+class DeviceError(BloodUNetError):
+    "The device that was asked for is not there."
 
 # %% ../nbs/00_core.ipynb #c8d1a393
 def check_choice(value, choices, name: str):
     "Return `value` if it is one of `choices`, else raise `ParameterError` naming the option and the list."
-    if value in choices: return value
-    raise ParameterError(f'{name}={value!r}', 'one of ' + ', '.join(map(repr, choices)), f'choose another {name}')
+    if value in choices:
+        return value
+    raise ParameterError(
+        f'{name}={value!r}', 'one of ' + ', '.join(map(repr, choices)), f'choose another {name}'
+    )
 
 # %% ../nbs/00_core.ipynb #069ec78a
 PARTIAL = '-partial'
+
 
 @contextlib.contextmanager
 def atomic_path(final):
@@ -54,54 +82,83 @@ def atomic_path(final):
     """
     final = Path(final)
     final.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f'.{final.stem[:40]}-', suffix=f'{PARTIAL}{final.suffix}', dir=final.parent)
+    handle, name = tempfile.mkstemp(
+        prefix=f'.{final.stem[:40]}-', suffix=f'{PARTIAL}{final.suffix}', dir=final.parent
+    )
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, 'rb+') as f: os.fsync(f.fileno())
-        umask = os.umask(0); os.umask(umask)
+        with open(temporary, 'rb+') as f:
+            os.fsync(f.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, final)
-    finally: temporary.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #69ca628c
 def sweep_partial(folder):
-    "Remove what a killed process left unfinished in `folder` and below: the temporary files of `atomic_path`."
-    for path in Path(folder).rglob(f'.*{PARTIAL}*'): path.unlink(missing_ok=True)
+    """Remove what a killed process left unfinished in `folder` and below.
+
+    The temporary files of `atomic_path`.
+    """
+    for path in Path(folder).rglob(f'.*{PARTIAL}*'):
+        path.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #96193c40
 def writable_folder(folder) -> Path:
-    "Create `folder` if need be and make sure that a file can be written into it; else raise `ParameterError` with the system's reason."
+    """Create `folder` if need be and make sure that a file can be written into it.
+
+    Else raise `ParameterError` with the system's reason.
+    """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as f: f.write(bytes(4096)); f.flush(); os.fsync(f.fileno())
+        with tempfile.TemporaryFile(dir=folder) as f:
+            f.write(bytes(4096))
+            f.flush()
+            os.fsync(f.fileno())
     except OSError as e:
-        raise ParameterError(f'output folder {folder} ({e.strerror or e})', 'a folder that can be written, on a disk with room', 'choose another, or free it') from e
+        raise ParameterError(
+            f'output folder {folder} ({e.strerror or e})',
+            'a folder that can be written, on a disk with room',
+            'choose another, or free it',
+        ) from e
     return folder
 
 # %% ../nbs/00_core.ipynb #cba7516c
 def write_json(data, final):
     "Write `data` as indented JSON, atomically; NaN is refused, since JSON has no word for it."
     text = json.dumps(data, indent=1, sort_keys=True, allow_nan=False)
-    with atomic_path(final) as path: path.write_text(text + '\n')
+    with atomic_path(final) as path:
+        path.write_text(text + '\n')
 
 # %% ../nbs/00_core.ipynb #9c707b6e
 def read_results(name: str) -> dict:
-    "A committed measurement, `bench/results/NAME.json` of a checkout or `book/results/NAME.json` of an installed package; `DataError` if there is none."
+    """A committed measurement, `bench/results/NAME.json` of a checkout or `book/results/NAME.json` of an
+    installed package; `DataError` if there is none.
+    """
     package = Path(blood_unet.__file__).parent
-    folders = package.parent/'bench'/'results', package/'book'/'results'
+    folders = package.parent / 'bench' / 'results', package / 'book' / 'results'
     folder = next((f for f in folders if f.is_dir()), folders[0])
-    try: return json.loads((folder/f'{name}.json').read_text())
+    try:
+        return json.loads((folder / f'{name}.json').read_text())
     except FileNotFoundError as error:
         known = ', '.join(sorted(p.stem for p in folder.glob('*.json')))
-        raise DataError(f'no result {name!r} in {folder}', f'one of {known or "none: the folder is empty"}', f'check the name, or run the program in bench/ that writes it') from error
+        raise DataError(
+            f'no result {name!r} in {folder}',
+            f'one of {known or "none: the folder is empty"}',
+            'check the name, or run the program in bench/ that writes it',
+        ) from error
 
 # %% ../nbs/00_core.ipynb #05108d54
 def sha256_file(path) -> str:
     "SHA-256 of a file, as 64 hexadecimal digits."
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+    with open(path, 'rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest()
+
 
 def sha256_arrays(*arrays) -> str:
     "SHA-256 of the shapes, types and values of arrays (or lists of arrays, or None), order included."
@@ -109,7 +166,8 @@ def sha256_arrays(*arrays) -> str:
     for array in arrays:
         for part in array if isinstance(array, (list, tuple)) else [array]:
             part = np.ascontiguousarray(part) if part is not None else np.empty(0, bool)
-            digest.update(f'{part.shape}{part.dtype.str}'.encode()); digest.update(part.tobytes())
+            digest.update(f'{part.shape}{part.dtype.str}'.encode())
+            digest.update(part.tobytes())
     return digest.hexdigest()
 
 # %% ../nbs/00_core.ipynb #86283a83
@@ -118,40 +176,67 @@ def _counts(a, b):
     if a.dtype != bool or b.dtype != bool:
         raise ParameterError(f'{a.dtype} and {b.dtype} masks', 'bool masks', 'compare with a threshold first')
     if a.shape != b.shape or a.ndim < 2:
-        raise ParameterError(f'masks of shape {a.shape} and {b.shape}', 'two of one shape (..., H, W)', 'resize one')
+        raise ParameterError(
+            f'masks of shape {a.shape} and {b.shape}', 'two of one shape (..., H, W)', 'resize one'
+        )
     return [m.sum((-2, -1)).astype(np.float64) for m in (a & b, a, b)]
 
+
 def dice(a, b):
-    "Dice coefficient per image (equation 1) of bool masks `(..., H, W)`; float64 in [0, 1]; 1 where both are empty."
+    """Dice coefficient per image (equation 1) of bool masks `(..., H, W)`.
+
+    float64 in [0, 1]; 1 where both are empty.
+    """
     both, area_a, area_b = _counts(a, b)
     total = area_a + area_b
-    return np.where(total > 0, 2*both/np.maximum(total, 1), 1.)
+    return np.where(total > 0, 2 * both / np.maximum(total, 1), 1.0)
+
 
 def iou(a, b):
-    "Intersection over union (Jaccard index) per image of bool masks `(..., H, W)`; float64 in [0, 1]; 1 where both are empty."
+    """Intersection over union (Jaccard index) per image of bool masks `(..., H, W)`.
+
+    float64 in [0, 1]; 1 where both are empty.
+    """
     both, area_a, area_b = _counts(a, b)
     union = area_a + area_b - both
-    return np.where(union > 0, both/np.maximum(union, 1), 1.)
+    return np.where(union > 0, both / np.maximum(union, 1), 1.0)
 
 # %% ../nbs/00_core.ipynb #61cc33d2
-def bootstrap_mean(values, seed: int = 0, level: float = .95, n_resamples: int = 2000):
+def bootstrap_mean(values, seed: int = 0, level: float = 0.95, n_resamples: int = 2000):
     """Mean of `values` (n,) with a bootstrap percentile interval: `(mean, low, high)`, float64.
 
-    For a paired comparison give the differences. Constant values, or a single one, have an interval of zero width
-    resp. NaN bounds: one value says nothing about its spread. Raises `ParameterError` on no values or on NaN.
+    For a paired comparison give the differences. Constant values, or a single one, have an interval of zero
+    width resp. NaN bounds: one value says nothing about its spread. Raises `ParameterError` on no values or
+    on NaN.
     """
     values = np.asarray(values, np.float64).ravel()
     if not len(values) or np.isnan(values).any():
-        raise ParameterError(f'{len(values)} values, {np.isnan(values).sum()} of them NaN', 'at least one number', 'drop missing ones first')
-    if len(values) == 1: return values[0], np.nan, np.nan
-    if np.ptp(values) == 0: return values[0], values[0], values[0]
-    result = bootstrap((values,), np.mean, confidence_level=level, n_resamples=n_resamples,
-                       method='percentile', rng=np.random.default_rng(seed))
+        raise ParameterError(
+            f'{len(values)} values, {np.isnan(values).sum()} of them NaN',
+            'at least one number',
+            'drop missing ones first',
+        )
+    if len(values) == 1:
+        return values[0], np.nan, np.nan
+    if np.ptp(values) == 0:
+        return values[0], values[0], values[0]
+    result = bootstrap(
+        (values,),
+        np.mean,
+        confidence_level=level,
+        n_resamples=n_resamples,
+        method='percentile',
+        rng=np.random.default_rng(seed),
+    )
     return float(values.mean()), float(result.confidence_interval.low), float(result.confidence_interval.high)
+
 
 def interval(values, digits: int = 5, **kwargs) -> dict:
     "`bootstrap_mean` for a results file: `{'mean': ..., 'low': ..., 'high': ..., 'n': ...}`, rounded."
-    return {k: round(float(v), digits) for k, v in zip(('mean', 'low', 'high'), bootstrap_mean(values, **kwargs))} | dict(n=len(values))
+    return {
+        k: round(float(v), digits) for k, v in zip(('mean', 'low', 'high'), bootstrap_mean(values, **kwargs))
+    } | dict(n=len(values))
+
 
 def format_mean(values, digits: int = 3, **kwargs) -> str:
     "`mean [low, high]` of `values` as text."
@@ -159,72 +244,140 @@ def format_mean(values, digits: int = 3, **kwargs) -> str:
     return f'{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]'
 
 # %% ../nbs/00_core.ipynb #02b83c65
-PALETTE = dict(zip(('cell', 'nucleus', 'green', 'red', 'purple', 'brown', 'pink', 'grey', 'yellow', 'sky'), sns.color_palette('colorblind')))
+PALETTE = dict(
+    zip(
+        ('cell', 'nucleus', 'green', 'red', 'purple', 'brown', 'pink', 'grey', 'yellow', 'sky'),
+        sns.color_palette('colorblind'),
+    )
+)
+
 
 def set_style():
-    "Set the one plot style of the book: seaborn's whitegrid, colour-blind-safe colours, text that survives 900 px width."
-    sns.set_theme(context='notebook', style='whitegrid', palette='colorblind',
-                  rc={'figure.dpi': 100, 'savefig.dpi': 150, 'axes.titlesize': 11, 'figure.constrained_layout.use': True,
-                      'image.interpolation': 'nearest', 'axes.titleweight': 'regular'})
+    """Set the one plot style of the book.
+
+    Seaborn's whitegrid, colour-blind-safe colours, text that survives 900 px width.
+    """
+    sns.set_theme(
+        context='notebook',
+        style='whitegrid',
+        palette='colorblind',
+        rc={
+            'figure.dpi': 100,
+            'savefig.dpi': 150,
+            'axes.titlesize': 11,
+            'figure.constrained_layout.use': True,
+            'image.interpolation': 'nearest',
+            'axes.titleweight': 'regular',
+        },
+    )
 
 # %% ../nbs/00_core.ipynb #84e66855
 def enlarge(image, factor: int):
     "Repeat every pixel `factor` times along height and width: `(H, W, ...)` to `(factor*H, factor*W, ...)`."
     return np.repeat(np.repeat(image, factor, 0), factor, 1)
 
-def overlay(image, nucleus=None, cell=None, width: int = 256):
-    """Outline masks on an image: uint8 `(H, W, 3)` and bool `(H, W)` give uint8, enlarged to about `width` pixels.
 
-    The cell's outline is blue, the nucleus' orange (`PALETTE`). Raises `ParameterError` if a mask has another size.
+def overlay(image, nucleus=None, cell=None, width: int = 256):
+    """Outline masks on an image: uint8 `(H, W, 3)` and bool `(H, W)` give uint8, enlarged to about `width`
+    pixels.
+
+    The cell's outline is blue, the nucleus' orange (`PALETTE`). Raises `ParameterError` if a mask has another
+    size.
     """
-    factor = max(1, round(width/max(image.shape[:2])))
+    factor = max(1, round(width / max(image.shape[:2])))
     result = enlarge(image, factor).copy()
     for mask, colour in ((cell, 'cell'), (nucleus, 'nucleus')):
-        if mask is None: continue
+        if mask is None:
+            continue
         if mask.shape != image.shape[:2]:
-            raise ParameterError(f'a mask of shape {mask.shape}', f'the image size {image.shape[:2]}', 'use the mask of this image')
+            raise ParameterError(
+                f'a mask of shape {mask.shape}',
+                f'the image size {image.shape[:2]}',
+                'use the mask of this image',
+            )
         line = find_boundaries(np.pad(enlarge(mask, factor), 1), mode='inner')[1:-1, 1:-1]
-        if factor > 4: line = find_boundaries(np.pad(enlarge(mask, factor), 1), mode='thick')[1:-1, 1:-1]
-        result[line] = np.round(255*np.array(PALETTE[colour]))
+        if factor > 4:
+            line = find_boundaries(np.pad(enlarge(mask, factor), 1), mode='thick')[1:-1, 1:-1]
+        result[line] = np.round(255 * np.array(PALETTE[colour]))
     return result
 
 # %% ../nbs/00_core.ipynb #d113bce0
 def show_cells(images, titles=None, nucleus=None, cell=None, ncols: int = 8, size: float = 1.4):
     """Draw images (and outlines of their masks) as a grid and return the matplotlib `Figure`.
 
-    `images`: uint8 `(N, H, W, 3)` or a list of `(H, W, 3)`; masks likewise, bool; `titles`: N texts; `size`: inches an image.
+    `images`: uint8 `(N, H, W, 3)` or a list of `(H, W, 3)`; masks likewise, bool; `titles`: N texts; `size`:
+    inches an image.
     """
-    pick = lambda masks, i: None if masks is None else masks[i]
-    nrows = -(-len(images)//ncols)
-    fig, axes = plt.subplots(nrows, ncols, figsize=(size*ncols, (size + .25*(titles is not None))*nrows), squeeze=False)
-    for axis in axes.flat: axis.axis('off')
+
+    def pick(masks, i):
+        return None if masks is None else masks[i]
+
+    nrows = -(-len(images) // ncols)
+    fig, axes = plt.subplots(
+        nrows, ncols, figsize=(size * ncols, (size + 0.25 * (titles is not None)) * nrows), squeeze=False
+    )
+    for axis in axes.flat:
+        axis.axis('off')
     for i, (axis, image) in enumerate(zip(axes.flat, images)):
         axis.imshow(overlay(image, pick(nucleus, i), pick(cell, i)))
-        if titles is not None: axis.set_title(titles[i], fontsize=9)
+        if titles is not None:
+            axis.set_title(titles[i], fontsize=9)
     return fig
 
 # %% ../nbs/00_core.ipynb #d7dadd43
 def versions(names=('blood_unet', 'torch', 'numpy', 'scikit-image', 'medmnist', 'matplotlib')) -> dict:
     "Installed versions of the packages that decide the numbers; 'not installed' where one is missing."
+
     def one(name):
-        try: return version(name)
-        except PackageNotFoundError: return 'not installed'
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return 'not installed'
+
     return {name: one(name) for name in names}
 
-def save_figure(fig, name: str, folder='figures', numbers: dict = None, phantom: bool = False, **context):
-    """Save `fig` as `folder/name.png` with a record `folder/name.json`, both atomically; return the picture's path.
 
-    `numbers`: what the figure shows, JSON-ready; `context`: where it comes from (dataset, digest, seed, checkpoint ...).
-    With `phantom` the picture is stamped. An existing picture is replaced as a whole. Without a `folder` (None) nothing is
-    written, and None returned: a notebook read or tested by itself shows its figures and leaves those of the book alone.
+def save_figure(fig, name: str, folder='figures', numbers: dict = None, phantom: bool = False, **context):
+    """Save `fig` as `folder/name.png` with a record `folder/name.json`, both atomically.
+
+    Return the picture's path.
+
+    `numbers`: what the figure shows, JSON-ready; `context`: where it comes from (dataset, digest, seed,
+    checkpoint ...). With `phantom` the picture is stamped. An existing picture is replaced as a whole.
+    Without a `folder` (None) nothing is written, and None returned: a notebook read or tested by itself shows
+    its figures and leaves those of the book alone.
     """
-    if folder is None: return None
-    picture = Path(folder)/f'{name}.png'
-    stamp = fig.text(.5, .5, 'PHANTOM: drawn cells, not blood', ha='center', va='center', rotation=20, fontsize=26,
-                     color='black', alpha=.22, zorder=100, in_layout=False) if phantom else None
-    with atomic_path(picture) as path: fig.savefig(path, format='png', bbox_inches='tight', metadata={'Software': None})
-    if stamp: stamp.remove()
-    record = dict(file=picture.name, sha256=sha256_file(picture), phantom=phantom, numbers=numbers or {},
-                  versions=versions(), **context)
+    if folder is None:
+        return None
+    picture = Path(folder) / f'{name}.png'
+    stamp = (
+        fig.text(
+            0.5,
+            0.5,
+            'PHANTOM: drawn cells, not blood',
+            ha='center',
+            va='center',
+            rotation=20,
+            fontsize=26,
+            color='black',
+            alpha=0.22,
+            zorder=100,
+            in_layout=False,
+        )
+        if phantom
+        else None
+    )
+    with atomic_path(picture) as path:
+        fig.savefig(path, format='png', bbox_inches='tight', metadata={'Software': None})
+    if stamp:
+        stamp.remove()
+    record = dict(
+        file=picture.name,
+        sha256=sha256_file(picture),
+        phantom=phantom,
+        numbers=numbers or {},
+        versions=versions(),
+        **context,
+    )
     write_json(record, picture.with_suffix('.json'))
     return picture

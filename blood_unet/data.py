@@ -9,10 +9,14 @@ __all__ = ['SIZES', 'MIN_SIDE', 'SPLITS', 'CLASSES', 'SHORT', 'N_SAMPLES', 'CLAS
            'find_duplicates', 'duplicate_table', 'balanced_indices', 'load_cells']
 
 # %% ../nbs/01_data.ipynb #4e802485
-import os, re, warnings, zipfile, zlib
+import os
+import warnings
+import zipfile
+import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-import numpy as np, pandas as pd
+import numpy as np
+import pandas as pd
 from PIL import Image, ImageOps
 from medmnist import INFO
 from .core import DataError, ImageError, ParameterError, check_choice, sha256_arrays
@@ -31,7 +35,8 @@ CLASS_TOTALS = (1218, 3117, 1551, 2895, 1214, 1420, 3329, 2348)
 # %% ../nbs/01_data.ipynb #05188d3f
 def _pick(x, idx):
     "The items `idx` of an array or of a list"
-    if x is None: return None
+    if x is None:
+        return None
     return [x[i] for i in idx] if isinstance(x, (list, tuple)) else x[idx]
 
 # %% ../nbs/01_data.ipynb #2aecd150
@@ -39,9 +44,12 @@ def _pick(x, idx):
 class Cells:
     """Images of single cells and what is known about them.
 
-    `images`: uint8 (N, H, W, 3), or a list of (H, W, 3) where sizes differ; `labels`: int64 (N,), positions in `classes`, or None;
-    `nucleus`, `cell`, `red`: bool masks (N, H, W) (or lists), `cell` including the nucleus, or None;
-    `source`: where they come from; `evidence`: bool masks of the part that alone carries the label, named `part` (planted phantoms)."""
+    `images`: uint8 (N, H, W, 3), or a list of (H, W, 3) where sizes differ; `labels`: int64 (N,), positions
+    in `classes`, or None; `nucleus`, `cell`, `red`: bool masks (N, H, W) (or lists), `cell` including the
+    nucleus, or None; `source`: where they come from; `evidence`: bool masks of the part that alone carries
+    the label, named `part` (planted phantoms).
+    """
+
     images: object
     labels: object = None
     names: list = field(default_factory=list)
@@ -56,15 +64,27 @@ class Cells:
     warnings: dict = field(default_factory=dict)
     failed: dict = field(default_factory=dict)
 
-    def __len__(self): return len(self.images)
-    def __repr__(self): return f"Cells({len(self)} images, {self.sizes}, {self.source}{', ' + self.split if self.split else ''})"
+    def __len__(self):
+        return len(self.images)
+
+    def __repr__(self):
+        return (
+            f"Cells({len(self)} images, {self.sizes}, {self.source}{', ' + self.split if self.split else ''})"
+        )
 
     @property
-    def phantom(self): return self.source.startswith('phantom')
+    def phantom(self):
+        return self.source.startswith('phantom')
+
     @property
     def sizes(self):
-        s = sorted({im.shape[:2] for im in self.images}) if isinstance(self.images, list) else [self.images.shape[1:3]]
+        s = (
+            sorted({im.shape[:2] for im in self.images})
+            if isinstance(self.images, list)
+            else [self.images.shape[1:3]]
+        )
         return ' '.join(f'{h}x{w}' for h, w in s[:3]) + (f' and {len(s) - 3} more' if len(s) > 3 else '')
+
     @property
     def digest(self):
         "SHA-256 of all pixels and labels, in order"
@@ -75,24 +95,43 @@ class Cells:
         idx = np.asarray(indices)
         idx = np.flatnonzero(idx) if idx.dtype == bool else idx.astype(np.int64).reshape(-1)
         keys = 'images labels names nucleus cell red evidence'.split()
-        return replace(self, **{k: _pick(getattr(self, k), idx) for k in keys if getattr(self, k) is not None and len(getattr(self, k))})
+        return replace(
+            self,
+            **{
+                k: _pick(getattr(self, k), idx)
+                for k in keys
+                if getattr(self, k) is not None and len(getattr(self, k))
+            },
+        )
 
     def counts(self):
         "How many cells each class has: a Series by class name"
-        if self.labels is None: raise DataError('cells without labels', 'a labelled set', 'load one of the labelled sets, or give `labels`')
-        return pd.Series(np.bincount(self.labels, minlength=len(self.classes)), index=self.classes, name=self.split or self.source)
+        if self.labels is None:
+            raise DataError(
+                'cells without labels', 'a labelled set', 'load one of the labelled sets, or give `labels`'
+            )
+        return pd.Series(
+            np.bincount(self.labels, minlength=len(self.classes)),
+            index=self.classes,
+            name=self.split or self.source,
+        )
 
 # %% ../nbs/01_data.ipynb #baf895d7
 def data_dirs():
-    "Folders in which data is sought, in order: `$BLOOD_UNET_DATA`, then `data/` of the current folder or project"
+    """Folders in which data is sought, in order.
+
+    `$BLOOD_UNET_DATA`, then `data/` of the current folder or project
+    """
     env, here = os.environ.get('BLOOD_UNET_DATA', ''), Path.cwd()
-    root = next((p for p in (here, *here.parents) if (p/'settings.ini').exists() and (p/'nbs').exists()), here)
-    return ([Path(env).expanduser()] if env else []) + [root/'data']
+    root = next(
+        (p for p in (here, *here.parents) if (p / 'settings.ini').exists() and (p / 'nbs').exists()), here
+    )
+    return ([Path(env).expanduser()] if env else []) + [root / 'data']
 
 # %% ../nbs/01_data.ipynb #ee5ce3e8
 def find_data(name):
     "The first existing `name` in `data_dirs()`, or None"
-    return next((p/name for p in data_dirs() if (p/name).exists()), None)
+    return next((p / name for p in data_dirs() if (p / name).exists()), None)
 
 # %% ../nbs/01_data.ipynb #3b6300c6
 def bloodmnist_file(size=28):
@@ -101,192 +140,365 @@ def bloodmnist_file(size=28):
     tail = '' if size == 28 else f'_{size}'
     return f'bloodmnist{tail}.npz', _INFO[f'url{tail}'], _INFO[f'MD5{tail}']
 
+
 def sizes_at_hand():
-    "The sizes in px at which BloodMNIST lies in one of `data_dirs()`, small to large; empty where there is none"
+    """The sizes in px at which BloodMNIST lies in one of `data_dirs()`, small to large.
+
+    Empty where there is none
+    """
     return [size for size in SIZES if find_data(bloodmnist_file(size)[0])]
 
 # %% ../nbs/01_data.ipynb #6c47a2fa
 _BAD_FILE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
+
 def _read_npz(path, keys):
     "Arrays `keys` of an npz, unpickled objects refused, every failure a `DataError`"
     try:
-        with zipfile.ZipFile(path) as z: have = sorted(n.removesuffix('.npy') for n in z.namelist())
+        with zipfile.ZipFile(path) as z:
+            have = sorted(n.removesuffix('.npy') for n in z.namelist())
         missing = [k for k in keys if k not in have]
-        if missing: raise DataError(f'{path.name} with keys {have}', f'key {missing[0]!r}', "it is not in MedMNIST's layout")
-        with np.load(path, allow_pickle=False) as z: return {k: z[k] for k in keys}
-    except DataError: raise
+        if missing:
+            raise DataError(
+                f'{path.name} with keys {have}', f'key {missing[0]!r}', "it is not in MedMNIST's layout"
+            )
+        with np.load(path, allow_pickle=False) as z:
+            return {k: z[k] for k in keys}
+    except DataError:
+        raise
     except _BAD_FILE as e:
         what = 'holds pickled objects' if 'pickle' in str(e) else f'cannot be read ({type(e).__name__}: {e})'
-        raise DataError(f'{path}, which {what}', 'an npz file of plain arrays', 'delete it and fetch it again') from e
+        raise DataError(
+            f'{path}, which {what}', 'an npz file of plain arrays', 'delete it and fetch it again'
+        ) from e
 
 # %% ../nbs/01_data.ipynb #3adc1728
 def _check_array(path, key, got, shape, dtype):
     "Refuse an array whose shape or dtype is not MedMNIST's"
     if (tuple(got.shape), np.dtype(got.dtype)) != (tuple(shape), np.dtype(dtype)):
-        raise DataError(f'{key} of shape {tuple(got.shape)}, {got.dtype}, in {Path(path).name}', f'{tuple(shape)}, {np.dtype(dtype)}',
-                        'is this BloodMNIST, and at this size?')
+        raise DataError(
+            f'{key} of shape {tuple(got.shape)}, {got.dtype}, in {Path(path).name}',
+            f'{tuple(shape)}, {np.dtype(dtype)}',
+            'is this BloodMNIST, and at this size?',
+        )
 
 # %% ../nbs/01_data.ipynb #4055bfa2
 def check_bloodmnist(path, size=28, split='train'):
-    """Load one split of a BloodMNIST file after checking it: keys, shapes, dtypes, label range, class counts, content.
+    """Load one split of a BloodMNIST file after checking it.
 
-    Returns images uint8 (N, size, size, 3), labels int64 (N,) and 'bloodmnist official' or 'bloodmnist rebuilt'. Raises `DataError`."""
+    Keys, shapes, dtypes, label range, class counts, content.
+
+    Returns images uint8 (N, size, size, 3), labels int64 (N,) and 'bloodmnist official' or 'bloodmnist
+    rebuilt'. Raises `DataError`.
+    """
     path = Path(path)
     _, _, md5 = bloodmnist_file(size)
     check_choice(split, SPLITS, 'split')
     arrays = _read_npz(path, [f'{split}_images', *(f'{s}_labels' for s in SPLITS)])
-    for s in SPLITS: _check_labels(path, f'{s}_labels', arrays[f'{s}_labels'], N_SAMPLES[s])
+    for s in SPLITS:
+        _check_labels(path, f'{s}_labels', arrays[f'{s}_labels'], N_SAMPLES[s])
     totals = np.bincount(np.concatenate([arrays[f'{s}_labels'][:, 0] for s in SPLITS]), minlength=8)
-    if tuple(totals) != CLASS_TOTALS: raise DataError(f'class counts {totals.tolist()} in {path.name}', list(CLASS_TOTALS), 'its labels are not those of BloodMNIST')
+    if tuple(totals) != CLASS_TOTALS:
+        raise DataError(
+            f'class counts {totals.tolist()} in {path.name}',
+            list(CLASS_TOTALS),
+            'its labels are not those of BloodMNIST',
+        )
     images = arrays[f'{split}_images']
     _check_array(path, f'{split}_images', images, (N_SAMPLES[split], size, size, 3), np.uint8)
     flat = np.ptp(images.reshape(len(images), -1), axis=1) == 0
-    if flat.any(): raise DataError(f'{flat.sum()} images of one constant colour in {path.name}', 'pictures of cells', 'the file is damaged or a dummy')
-    return images, arrays[f'{split}_labels'][:, 0].astype(np.int64), 'bloodmnist ' + ('official' if _md5(path) == md5 else 'rebuilt')
+    if flat.any():
+        raise DataError(
+            f'{flat.sum()} images of one constant colour in {path.name}',
+            'pictures of cells',
+            'the file is damaged or a dummy',
+        )
+    return (
+        images,
+        arrays[f'{split}_labels'][:, 0].astype(np.int64),
+        'bloodmnist ' + ('official' if _md5(path) == md5 else 'rebuilt'),
+    )
 
 # %% ../nbs/01_data.ipynb #f361a2a5
 def _check_labels(path, key, labels, n):
     _check_array(path, key, labels, (n, 1), np.uint8)
-    if labels.max() > 7: raise DataError(f'labels up to {labels.max()} in {key} of {Path(path).name}', 'labels 0 to 7', 'its labels are not those of BloodMNIST')
+    if labels.max() > 7:
+        raise DataError(
+            f'labels up to {labels.max()} in {key} of {Path(path).name}',
+            'labels 0 to 7',
+            'its labels are not those of BloodMNIST',
+        )
+
 
 def _md5(path):
     import pooch
+
     return pooch.file_hash(str(path), alg='md5')
 
 # %% ../nbs/01_data.ipynb #e05c000e
 def download_bloodmnist(size=28, folder=None, timeout=10):
-    "Fetch the official file into `folder` (default `data/`), its MD5 checked, the name taken only when complete. Raises `DataError`."
+    """Fetch the official file into `folder` (default `data/`), its MD5 checked, the name taken only when
+    complete. Raises `DataError`.
+    """
     import pooch
+
     name, url, md5 = bloodmnist_file(size)
     folder = Path(folder or data_dirs()[-1])
     remedy = f'put {name} there by hand from {url}, or use dataset="phantom"'
-    if os.environ.get('BLOOD_UNET_OFFLINE', '0') not in ('', '0'): raise DataError('BLOOD_UNET_OFFLINE set', 'a network to download from', remedy)
-    try: return Path(pooch.retrieve(url, f'md5:{md5}', fname=name, path=folder, downloader=pooch.HTTPDownloader(timeout=timeout)))
-    except (OSError, ValueError) as e: raise DataError(f'no download of {name} ({type(e).__name__})', f'the official file in {folder}', remedy) from e
+    if os.environ.get('BLOOD_UNET_OFFLINE', '0') not in ('', '0'):
+        raise DataError('BLOOD_UNET_OFFLINE set', 'a network to download from', remedy)
+    try:
+        return Path(
+            pooch.retrieve(
+                url, f'md5:{md5}', fname=name, path=folder, downloader=pooch.HTTPDownloader(timeout=timeout)
+            )
+        )
+    except (OSError, ValueError) as e:
+        raise DataError(
+            f'no download of {name} ({type(e).__name__})', f'the official file in {folder}', remedy
+        ) from e
 
 # %% ../nbs/01_data.ipynb #f9ffcb73
 def load_bloodmnist(split='train', size=28, path=None, download=True):
     """One split of BloodMNIST as `Cells`, from `path`, else from `data_dirs()`, else downloaded.
 
-    Nobody knows which images share a patient, within a split or across splits. Raises `DataError`, `ParameterError`."""
+    Nobody knows which images share a patient, within a split or across splits. Raises `DataError`,
+    `ParameterError`.
+    """
     name, url, _ = bloodmnist_file(size)
     check_choice(split, SPLITS, 'split')
     found = Path(path) if path else find_data(name)
-    if found is None and download: found = download_bloodmnist(size)
+    if found is None and download:
+        found = download_bloodmnist(size)
     if found is None or not found.exists():
         where = found or ' or '.join(str(d) for d in data_dirs())
-        raise DataError(f'no {name} in {where}', 'the BloodMNIST file', f'set BLOOD_UNET_DATA to its folder, or fetch {url}')
+        raise DataError(
+            f'no {name} in {where}',
+            'the BloodMNIST file',
+            f'set BLOOD_UNET_DATA to its folder, or fetch {url}',
+        )
     images, labels, source = check_bloodmnist(found, size, split)
     return Cells(images, labels, [f'{split}-{i:05d}' for i in range(len(images))], source=source, split=split)
 
 # %% ../nbs/01_data.ipynb #9dcb7388
 EXPERT_SETS = dict(jiangxi='wbc/jiangxi', cellavision='wbc/cellavision', all_idb2='all_idb2')
 
+
 def _expert_labels(root, names):
-    "Labels and class names of an expert set: from labels.csv, or ALL-IDB2's `_0` (healthy) and `_1` (blast) in the file name"
-    if not (root/'labels.csv').exists(): return np.array([int(Path(n).stem[-1]) for n in names], np.int64), ('healthy', 'leukaemic blast')
-    by_file = pd.read_csv(root/'labels.csv').set_index('file')['class']
+    """Labels and class names of an expert set.
+
+    From labels.csv, or ALL-IDB2's `_0` (healthy) and `_1` (blast) in the file name
+    """
+    if not (root / 'labels.csv').exists():
+        return np.array([int(Path(n).stem[-1]) for n in names], np.int64), ('healthy', 'leukaemic blast')
+    by_file = pd.read_csv(root / 'labels.csv').set_index('file')['class']
     return np.array([CLASSES.index(by_file[n]) for n in names], np.int64), CLASSES
 
 # %% ../nbs/01_data.ipynb #1a2703d7
 def load_expert(name, half=None, path=None):
     """A set with expert masks as `Cells` of mixed sizes (lists); `cell` includes the nucleus.
 
-    `name`: 'jiangxi', 'cellavision' or 'all_idb2'; `half`: None (all), 'choose' (even positions of the sorted names) or 'report' (odd ones).
-    Raises `DataError`, `ParameterError`. Source: Zheng et al. 2018; Labati et al. 2011."""
+    `name`: 'jiangxi', 'cellavision' or 'all_idb2'; `half`: None (all), 'choose' (even positions of the sorted
+    names) or 'report' (odd ones). Raises `DataError`, `ParameterError`. Source: Zheng et al. 2018; Labati et
+    al. 2011.
+    """
     check_choice(name, EXPERT_SETS, 'expert set')
     check_choice(half, (None, 'choose', 'report'), 'half')
     root = Path(path) if path else find_data(EXPERT_SETS[name])
-    files = sorted(p.name for p in (root/'images').glob('*.png')) if root else []
-    if not files: raise DataError(f'no {EXPERT_SETS[name]}/images in {root or " or ".join(map(str, data_dirs()))}', 'the expert set', 'set BLOOD_UNET_DATA to the folder that holds it')
+    files = sorted(p.name for p in (root / 'images').glob('*.png')) if root else []
+    if not files:
+        raise DataError(
+            f'no {EXPERT_SETS[name]}/images in {root or " or ".join(map(str, data_dirs()))}',
+            'the expert set',
+            'set BLOOD_UNET_DATA to the folder that holds it',
+        )
     files = files[dict(choose=slice(0, None, 2), report=slice(1, None, 2)).get(half, slice(None))]
-    images, masks = ([np.array(Image.open(root/d/f).convert(m)) for f in files] for d, m in (('images', 'RGB'), ('masks', 'L')))
+    images, masks = (
+        [np.array(Image.open(root / d / f).convert(m)) for f in files]
+        for d, m in (('images', 'RGB'), ('masks', 'L'))
+    )
     odd = [f for f, m in zip(files, masks) if not set(np.unique(m)) <= {0, 127, 254}]
-    if odd: raise DataError(f'mask {odd[0]} with values {np.unique(masks[files.index(odd[0])]).tolist()}', '0, 127 and 254', 'is it a mask of this set?')
+    if odd:
+        raise DataError(
+            f'mask {odd[0]} with values {np.unique(masks[files.index(odd[0])]).tolist()}',
+            '0, 127 and 254',
+            'is it a mask of this set?',
+        )
     labels, classes = _expert_labels(root, files)
-    return Cells(images, labels, files, [m == 254 for m in masks], [m > 0 for m in masks], source=f'expert {name}', split=half or '', classes=classes)
+    return Cells(
+        images,
+        labels,
+        files,
+        [m == 254 for m in masks],
+        [m > 0 for m in masks],
+        source=f'expert {name}',
+        split=half or '',
+        classes=classes,
+    )
 
 # %% ../nbs/01_data.ipynb #40d74b3b
-def _blob(grid, x, y, r, rng, wobble=.04, squash=.1):
+def _blob(grid, x, y, r, rng, wobble=0.04, squash=0.1):
     "Field of a round body: a circle with a random ellipticity and a few random waves on its rim"
     dx, dy = grid[0] - x, grid[1] - y
     k = np.arange(2, 6)
-    size, phase = rng.normal(0, 1, 4)*wobble*2/k, np.exp(1j*rng.uniform(0, 2*np.pi, 4))
+    size, phase = rng.normal(0, 1, 4) * wobble * 2 / k, np.exp(1j * rng.uniform(0, 2 * np.pi, 4))
     size[0] += rng.uniform(0, squash)
     far = np.hypot(dx, dy) + 1e-9
-    turn, rim = (dx + 1j*dy)/far, np.ones_like(far)
+    turn, rim = (dx + 1j * dy) / far, np.ones_like(far)
     power = turn
     for s, p in zip(size.tolist(), phase.tolist()):
-        power = power*turn
-        rim = rim + s*(power*p).real
-    return r*rim - far
+        power = power * turn
+        rim = rim + s * (power * p).real
+    return r * rim - far
 
 # %% ../nbs/01_data.ipynb #38806544
-def _lobes(grid, points, radii, bridge, soft=.03):
-    "Field of discs at `points` joined one after the other by bridges of half-width `bridge`, melted together over `soft`"
+def _lobes(grid, points, radii, bridge, soft=0.03):
+    """Field of discs at `points` joined one after the other by bridges of half-width `bridge`, melted
+    together over `soft`
+    """
     points, radii = points.tolist(), radii.tolist()
     fields = [r - np.hypot(grid[0] - x, grid[1] - y) for (x, y), r in zip(points, radii)]
     for (ax, ay), (bx, by) in zip(points[:-1], points[1:]):
         ux, uy = bx - ax, by - ay
-        t = np.clip(((grid[0] - ax)*ux + (grid[1] - ay)*uy)/(ux*ux + uy*uy + 1e-9), 0, 1)
-        fields.append(bridge - np.hypot(grid[0] - ax - t*ux, grid[1] - ay - t*uy))
-    return soft*np.log(sum(np.exp(np.maximum(f/soft, -80)) for f in fields))
+        t = np.clip(((grid[0] - ax) * ux + (grid[1] - ay) * uy) / (ux * ux + uy * uy + 1e-9), 0, 1)
+        fields.append(bridge - np.hypot(grid[0] - ax - t * ux, grid[1] - ay - t * uy))
+    return soft * np.log(sum(np.exp(np.maximum(f / soft, -80)) for f in fields))
 
 # %% ../nbs/01_data.ipynb #e19b59e0
-#        cell radius, lobes,   lobe radius, arc (turns), arc radius, bridge, soft, cytoplasm, granules: colour, share, number across
+#        cell radius, lobes,   lobe radius, arc (turns), arc radius, bridge, soft, cytoplasm, granules:
+# colour, share, number across
 _KINDS = dict(
-    BA=((.52, .70), (2, 3), (.25, .32), (.5, .8), (.16, .24), .10, .05, (186, 146, 176), (66, 30, 92), .52, 44),
-    EO=((.62, .78), (2, 3), (.24, .30), (.4, .55), (.27, .34), .05, .03, (214, 148, 136), (190, 92, 88), .60, 50),
-    ERB=((.38, .50), (1, 1), (.26, .34), (0, 0), (0, .10), .00, .03, (146, 138, 170), None, 0, 0),
-    IG=((.62, .80), (1, 2), (.44, .52), (.1, .2), (.12, .22), .30, .08, (150, 132, 186), (112, 70, 150), .18, 36),
-    LY=((.40, .52), (1, 1), (.38, .46), (0, 0), (0, .04), .00, .03, (124, 122, 172), None, 0, 0),
-    MO=((.66, .84), (3, 3), (.25, .33), (.4, .6), (.24, .31), .22, .07, (158, 144, 174), (130, 108, 158), .10, 40),
-    NE=((.56, .74), (3, 5), (.14, .20), (.45, .8), (.25, .34), .09, .03, (222, 184, 184), (196, 144, 164), .22, 44),
-    PLT=((.18, .30), (0, 0), (0, 0), (0, 0), (0, 0), .00, .03, (172, 146, 190), (104, 54, 122), .45, 30))
+    BA=(
+        (0.52, 0.70),
+        (2, 3),
+        (0.25, 0.32),
+        (0.5, 0.8),
+        (0.16, 0.24),
+        0.10,
+        0.05,
+        (186, 146, 176),
+        (66, 30, 92),
+        0.52,
+        44,
+    ),
+    EO=(
+        (0.62, 0.78),
+        (2, 3),
+        (0.24, 0.30),
+        (0.4, 0.55),
+        (0.27, 0.34),
+        0.05,
+        0.03,
+        (214, 148, 136),
+        (190, 92, 88),
+        0.60,
+        50,
+    ),
+    ERB=((0.38, 0.50), (1, 1), (0.26, 0.34), (0, 0), (0, 0.10), 0.00, 0.03, (146, 138, 170), None, 0, 0),
+    IG=(
+        (0.62, 0.80),
+        (1, 2),
+        (0.44, 0.52),
+        (0.1, 0.2),
+        (0.12, 0.22),
+        0.30,
+        0.08,
+        (150, 132, 186),
+        (112, 70, 150),
+        0.18,
+        36,
+    ),
+    LY=((0.40, 0.52), (1, 1), (0.38, 0.46), (0, 0), (0, 0.04), 0.00, 0.03, (124, 122, 172), None, 0, 0),
+    MO=(
+        (0.66, 0.84),
+        (3, 3),
+        (0.25, 0.33),
+        (0.4, 0.6),
+        (0.24, 0.31),
+        0.22,
+        0.07,
+        (158, 144, 174),
+        (130, 108, 158),
+        0.10,
+        40,
+    ),
+    NE=(
+        (0.56, 0.74),
+        (3, 5),
+        (0.14, 0.20),
+        (0.45, 0.8),
+        (0.25, 0.34),
+        0.09,
+        0.03,
+        (222, 184, 184),
+        (196, 144, 164),
+        0.22,
+        44,
+    ),
+    PLT=((0.18, 0.30), (0, 0), (0, 0), (0, 0), (0, 0), 0.00, 0.03, (172, 146, 190), (104, 54, 122), 0.45, 30),
+)
 
 # %% ../nbs/01_data.ipynb #3831a52f
 def _nucleus(grid, kind, cx, cy, cell, rng):
     "Field of the nucleus of one class, kept inside the field of its cell; negative everywhere for a platelet"
     count, radius, turns, arc, bridge, soft = kind[1:7]
     n = rng.integers(count[0], count[1] + 1)
-    if n == 0: return np.full_like(cell, -1.)
-    start, span, r = rng.uniform(0, 2*np.pi), 2*np.pi*rng.uniform(*turns), rng.uniform(*arc)
-    angles = start + (np.linspace(-.5, .5, n) if n > 1 else np.zeros(1))*span
-    wander = rng.normal(0, .04*(n > 1), (n, 2))
-    points = np.stack([cx + r*np.cos(angles), cy + r*np.sin(angles)], 1) + wander
-    warp = [g + .035*_cloud(rng, 5, len(cell)) for g in grid]
-    field = _lobes(warp, points, rng.uniform(*radius, n), bridge*rng.uniform(.7, 1.2), soft)
-    return np.minimum(field, cell - .035)
+    if n == 0:
+        return np.full_like(cell, -1.0)
+    start, span, r = rng.uniform(0, 2 * np.pi), 2 * np.pi * rng.uniform(*turns), rng.uniform(*arc)
+    angles = start + (np.linspace(-0.5, 0.5, n) if n > 1 else np.zeros(1)) * span
+    wander = rng.normal(0, 0.04 * (n > 1), (n, 2))
+    points = np.stack([cx + r * np.cos(angles), cy + r * np.sin(angles)], 1) + wander
+    warp = [g + 0.035 * _cloud(rng, 5, len(cell)) for g in grid]
+    field = _lobes(warp, points, rng.uniform(*radius, n), bridge * rng.uniform(0.7, 1.2), soft)
+    return np.minimum(field, cell - 0.035)
 
 # %% ../nbs/01_data.ipynb #3853faa3
 def _cloud(rng, cells, n):
     "Smooth random field (n, n) of mean 0 and deviation about 1, with `cells` bumps across"
     import torch
+
     coarse = torch.from_numpy(rng.standard_normal((1, 1, cells, cells)).astype(np.float32))
-    return torch.nn.functional.interpolate(coarse, (n, n), mode='bicubic', align_corners=True)[0, 0].numpy()*np.float32(1.3)
+    return torch.nn.functional.interpolate(coarse, (n, n), mode='bicubic', align_corners=True)[
+        0, 0
+    ].numpy() * np.float32(1.3)
 
 # %% ../nbs/01_data.ipynb #4c01026e
-def _paint(canvas, field, colour, edge=.012, strength=1.):
-    "Lay `colour` (3,) or (n, n, 3) over the canvas where the field is positive, with an edge as soft as a lens makes it"
-    alpha = strength/(1 + np.exp(-np.clip(field/edge, -30, 30)))
-    return canvas + (np.asarray(colour, np.float32) - canvas)*alpha[..., None]
+def _paint(canvas, field, colour, edge=0.012, strength=1.0):
+    """Lay `colour` (3,) or (n, n, 3) over the canvas where the field is positive, with an edge as soft as a
+    lens makes it
+    """
+    alpha = strength / (1 + np.exp(-np.clip(field / edge, -30, 30)))
+    return canvas + (np.asarray(colour, np.float32) - canvas) * alpha[..., None]
 
 # %% ../nbs/01_data.ipynb #307afe23
 def _red_cells(grid, canvas, cell_r, tone, rng):
     "Draw red cells around a cell of radius `cell_r`: canvas and the field of them all"
     n, field, placed, canvas = len(canvas), np.full_like(grid[0], -1), [], canvas.copy()
     for _ in range(40):
-        r, angle, far = rng.uniform(.30, .42), rng.uniform(0, 2*np.pi), rng.uniform(.7, 1.5)
-        x, y = far*np.cos(angle), far*np.sin(angle)
-        if far < cell_r + r*.95 or max(abs(x), abs(y)) > 1 + .6*r or any(np.hypot(x - a, y - b) < .92*(r + s) for a, b, s in placed): continue
+        r, angle, far = rng.uniform(0.30, 0.42), rng.uniform(0, 2 * np.pi), rng.uniform(0.7, 1.5)
+        x, y = far * np.cos(angle), far * np.sin(angle)
+        if (
+            far < cell_r + r * 0.95
+            or max(abs(x), abs(y)) > 1 + 0.6 * r
+            or any(np.hypot(x - a, y - b) < 0.92 * (r + s) for a, b, s in placed)
+        ):
+            continue
         placed.append((x, y, r))
-        box = tuple(slice(max(0, int((c - 1.4*r + 1)*n/2)), max(0, int((c + 1.4*r + 1)*n/2) + 1)) for c in (y, x))
-        body = _blob([g[box] for g in grid], x, y, r, rng, .03, .12)
-        pallor = np.exp(-np.clip((r - body)/r, 0, None)**2/.11)*(0, .5, .8, .95)[int(np.searchsorted((.2, .45, .75), rng.random()))]
-        rim = np.exp(-np.clip(body, 0, None)/.03)*8
+        box = tuple(
+            slice(max(0, int((c - 1.4 * r + 1) * n / 2)), max(0, int((c + 1.4 * r + 1) * n / 2) + 1))
+            for c in (y, x)
+        )
+        body = _blob([g[box] for g in grid], x, y, r, rng, 0.03, 0.12)
+        pallor = (
+            np.exp(-(np.clip((r - body) / r, 0, None) ** 2) / 0.11)
+            * (0, 0.5, 0.8, 0.95)[int(np.searchsorted((0.2, 0.45, 0.75), rng.random()))]
+        )
+        rim = np.exp(-np.clip(body, 0, None) / 0.03) * 8
         colour = np.float32(tone + rng.normal(0, 4, 3)) - rim[..., None]
-        canvas[box] = _paint(canvas[box], body, colour + (np.float32([252, 228, 204]) - colour)*pallor[..., None])
+        canvas[box] = _paint(
+            canvas[box], body, colour + (np.float32([252, 228, 204]) - colour) * pallor[..., None]
+        )
         field[box] = np.maximum(field[box], body)
     return canvas, field
 
@@ -295,68 +507,102 @@ def _white_cell(grid, canvas, kind, rng):
     "Draw one cell of a class: canvas, field of the nucleus, field of the cell"
     n = len(canvas)
     radius, colour, granule = rng.uniform(*kind[0]), np.array(kind[7]), kind[8]
-    cx, cy = rng.normal(0, .04, 2).tolist()
-    cell = _blob(grid, cx, cy, radius, rng, .03, .08)
+    cx, cy = rng.normal(0, 0.04, 2).tolist()
+    cell = _blob(grid, cx, cy, radius, rng, 0.03, 0.08)
     nucleus = _nucleus(grid, kind, cx, cy, cell, rng)
     fine, tone = _cloud(rng, 34, n), _cloud(rng, 9, n)
-    canvas = _paint(canvas, cell, np.float32(colour + rng.normal(0, 5, 3)) + 7*tone[..., None] + 4*fine[..., None], strength=.96)
-    if granule is None and rng.random() < .3 or kind is _KINDS['MO']: canvas = _paint(canvas, np.minimum(_cloud(rng, 12, n) - 1.7, cell - .05), (232, 214, 210), .2)
-    chromatin = np.float32(np.array([64, 34, 108] if kind is not _KINDS['ERB'] else [48, 26, 74]) + rng.normal(0, 5, 3))
-    chromatin = chromatin + (13*_cloud(rng, 22, n) + 9*tone)[..., None]*np.float32([1, .8, .9])
-    canvas = _paint(canvas, nucleus, chromatin - 14*np.exp(-np.clip(nucleus, 0, None)/.03)[..., None])
+    canvas = _paint(
+        canvas,
+        cell,
+        np.float32(colour + rng.normal(0, 5, 3)) + 7 * tone[..., None] + 4 * fine[..., None],
+        strength=0.96,
+    )
+    if granule is None and rng.random() < 0.3 or kind is _KINDS['MO']:
+        canvas = _paint(canvas, np.minimum(_cloud(rng, 12, n) - 1.7, cell - 0.05), (232, 214, 210), 0.2)
+    chromatin = np.float32(
+        np.array([64, 34, 108] if kind is not _KINDS['ERB'] else [48, 26, 74]) + rng.normal(0, 5, 3)
+    )
+    chromatin = chromatin + (13 * _cloud(rng, 22, n) + 9 * tone)[..., None] * np.float32([1, 0.8, 0.9])
+    canvas = _paint(canvas, nucleus, chromatin - 14 * np.exp(-np.clip(nucleus, 0, None) / 0.03)[..., None])
     if granule is not None:
-        over = cell - .01 if kind in (_KINDS['BA'], _KINDS['PLT']) else np.minimum(cell - .01, -nucleus)
-        canvas = _paint(canvas, np.minimum(.05*(_cloud(rng, kind[10], n) - _quantile(1 - kind[9])), over), granule, .02, .9)
+        over = cell - 0.01 if kind in (_KINDS['BA'], _KINDS['PLT']) else np.minimum(cell - 0.01, -nucleus)
+        canvas = _paint(
+            canvas,
+            np.minimum(0.05 * (_cloud(rng, kind[10], n) - _quantile(1 - kind[9])), over),
+            granule,
+            0.02,
+            0.9,
+        )
     return canvas, nucleus, cell
 
 # %% ../nbs/01_data.ipynb #2f6496d5
 def _quantile(p):
     "Standard normal quantile"
     from statistics import NormalDist
+
     return NormalDist().inv_cdf(p)
 
 # %% ../nbs/01_data.ipynb #d61360e2
 def _draw(kind, size, rng):
     "One phantom at `size` px: float image (size, size, 3) before noise, and bool masks nucleus, cell, red"
-    over = -(-84//size)
-    n = size*over
-    axis = ((np.arange(n) + .5)/n*2 - 1).astype(np.float32)
+    over = -(-84 // size)
+    n = size * over
+    axis = ((np.arange(n) + 0.5) / n * 2 - 1).astype(np.float32)
     grid = np.meshgrid(axis, axis)
-    lilac = rng.random() < .25
-    ground, red = (np.array([216, 206, 216]), np.array([188, 166, 174])) if lilac else (np.array([253, 228, 198]), np.array([218, 168, 154]))
-    canvas = np.float32(ground + rng.normal(0, 3, 3)) + 2*_cloud(rng, 4, n)[..., None]
-    canvas, reds = _red_cells(grid, canvas, kind[0][1]*.95, red, rng)
+    lilac = rng.random() < 0.25
+    ground, red = (
+        (np.array([216, 206, 216]), np.array([188, 166, 174]))
+        if lilac
+        else (np.array([253, 228, 198]), np.array([218, 168, 154]))
+    )
+    canvas = np.float32(ground + rng.normal(0, 3, 3)) + 2 * _cloud(rng, 4, n)[..., None]
+    canvas, reds = _red_cells(grid, canvas, kind[0][1] * 0.95, red, rng)
     canvas, nucleus, cell = _white_cell(grid, canvas, kind, rng)
     canvas = _stain(canvas, rng)
-    masks = [(f > 0).reshape(size, over, size, over).mean((1, 3)) > .5 for f in (nucleus, cell, np.minimum(reds, -cell))]
+    masks = [
+        (f > 0).reshape(size, over, size, over).mean((1, 3)) > 0.5
+        for f in (nucleus, cell, np.minimum(reds, -cell))
+    ]
     return canvas.reshape(size, over, size, over, 3).mean((1, 3)), masks
 
 # %% ../nbs/01_data.ipynb #27c208e2
 def _stain(canvas, rng):
     "Stronger or weaker stain (absorption scaled), a tint, a slight defocus"
     from scipy.ndimage import gaussian_filter
-    density = -np.log(np.clip(canvas, 4, 255)/255)*np.float32(rng.normal(1, .08)*np.exp(rng.normal(0, .05, 3)))
-    sigma = rng.uniform(.006, .018)*len(canvas)/2
-    return gaussian_filter(255*np.exp(-density), (sigma, sigma, 0))
+
+    density = -np.log(np.clip(canvas, 4, 255) / 255) * np.float32(
+        rng.normal(1, 0.08) * np.exp(rng.normal(0, 0.05, 3))
+    )
+    sigma = rng.uniform(0.006, 0.018) * len(canvas) / 2
+    return gaussian_filter(255 * np.exp(-density), (sigma, sigma, 0))
 
 # %% ../nbs/01_data.ipynb #4ada277b
-PLANTED = dict(none=(), texture_nucleus=('nucleus',), texture_cytoplasm=('cytoplasm',), colour_nucleus=('nucleus',),
-               colour_cytoplasm=('cytoplasm',), context=('red',), background=('background',), xor=('nucleus', 'cytoplasm'))
+PLANTED = dict(
+    none=(),
+    texture_nucleus=('nucleus',),
+    texture_cytoplasm=('cytoplasm',),
+    colour_nucleus=('nucleus',),
+    colour_cytoplasm=('cytoplasm',),
+    context=('red',),
+    background=('background',),
+    xor=('nucleus', 'cytoplasm'),
+)
 
 # %% ../nbs/01_data.ipynb #16d65d51
 def _plant(image, mask, texture):
     "Write evidence into the pixels of `mask`: stripes of mean zero, or a shift of colour"
     size = len(image)
     if texture:
-        wave = np.sign(np.sin(2*np.pi*(np.add.outer(np.arange(size), np.arange(size)) + .5)*7/size))
-        change = 26*(wave - wave[mask].mean() if mask.any() else wave)[..., None]*[1, 1, 1]
-    else: change = np.broadcast_to([-22., 16, 10], image.shape)
+        wave = np.sign(np.sin(2 * np.pi * (np.add.outer(np.arange(size), np.arange(size)) + 0.5) * 7 / size))
+        change = 26 * (wave - wave[mask].mean() if mask.any() else wave)[..., None] * [1, 1, 1]
+    else:
+        change = np.broadcast_to([-22.0, 16, 10], image.shape)
     return np.where(mask[..., None], image + change, image)
 
 # %% ../nbs/01_data.ipynb #9afe6108
 def _turns(seed, i, n):
     "Label of cell `i`: every block of `n` cells holds each of `n` labels once, in random order"
-    return int(np.random.default_rng([seed, i//n, 8191]).permutation(n)[i % n])
+    return int(np.random.default_rng([seed, i // n, 8191]).permutation(n)[i % n])
 
 # %% ../nbs/01_data.ipynb #54571b77
 def _planted(i, size, seed, planted, flip):
@@ -365,27 +611,53 @@ def _planted(i, size, seed, planted, flip):
     image, (nucleus, cell, red) = _draw(_KINDS[('NE', 'EO', 'IG', 'MO')[turn % 4]], size, rng)
     mask = dict(nucleus=nucleus, cytoplasm=cell & ~nucleus, red=red, background=~cell & ~red)
     bits = [bool(turn >> 2 + k & 1) for k in range(max(1, len(parts)))]
-    if flip: bits[0] = not bits[0]
+    if flip:
+        bits[0] = not bits[0]
     for part, bit in zip(parts, bits):
-        if bit: image = _plant(image, mask[part], planted.startswith('texture'))
+        if bit:
+            image = _plant(image, mask[part], planted.startswith('texture'))
     evidence = np.any([mask[p] for p in parts], axis=0) if parts else np.zeros_like(cell)
     return image + rng.normal(0, 2.5, image.shape), (nucleus, cell, red), sum(bits) % 2, evidence
 
 # %% ../nbs/01_data.ipynb #e84ab852
 def phantom(n, size=28, seed=0, planted=None, flip=False):
-    """Draw `n` smear-like cells at `size` px with exact masks: `Cells` with `nucleus`, `cell` (nucleus included) and `red`.
+    """Draw `n` smear-like cells at `size` px with exact masks.
 
-    Cell `i` depends on `seed` and `i` alone, and is the same cell at every size; classes come in balanced random order; a platelet has no nucleus.
-    `planted`: a name in `PLANTED`; labels are then 0 or 1 and written into `part` alone (`evidence`: its masks; for 'xor' into the
-    agreement of two parts; for 'none' nowhere); `flip=True` draws the same cells with the other labels. Raises `ParameterError`."""
-    if n < 1 or size < MIN_SIDE or seed < 0: raise ParameterError(f'n={n}, size={size}, seed={seed}', f'n of at least 1, size of at least {MIN_SIDE} px, seed of at least 0', 'ask for more')
-    if planted is None: rows = [_plain(i, size, seed) for i in range(n)]
-    else: rows = [_planted(i, size, seed, check_choice(planted, PLANTED, 'planted'), flip) for i in range(n)]
+    `Cells` with `nucleus`, `cell` (nucleus included) and `red`.
+
+    Cell `i` depends on `seed` and `i` alone, and is the same cell at every size; classes come in balanced
+    random order; a platelet has no nucleus. `planted`: a name in `PLANTED`; labels are then 0 or 1 and
+    written into `part` alone (`evidence`: its masks; for 'xor' into the agreement of two parts; for 'none'
+    nowhere); `flip=True` draws the same cells with the other labels. Raises `ParameterError`.
+    """
+    if n < 1 or size < MIN_SIDE or seed < 0:
+        raise ParameterError(
+            f'n={n}, size={size}, seed={seed}',
+            f'n of at least 1, size of at least {MIN_SIDE} px, seed of at least 0',
+            'ask for more',
+        )
+    if planted is None:
+        rows = [_plain(i, size, seed) for i in range(n)]
+    else:
+        rows = [_planted(i, size, seed, check_choice(planted, PLANTED, 'planted'), flip) for i in range(n)]
     images, masks, labels, evidence = zip(*rows)
     masks = [np.stack(m) for m in zip(*masks)]
-    cells = Cells(np.clip(np.rint(images), 0, 255).astype(np.uint8), np.array(labels, np.int64), [f'phantom-{seed}-{i:05d}' for i in range(n)], *masks, source='phantom')
-    if planted is None: return cells
-    return replace(cells, source=f'phantom planted {planted}', classes=('without', 'with'), evidence=np.stack(evidence), part=' and '.join(PLANTED[planted]))
+    cells = Cells(
+        np.clip(np.rint(images), 0, 255).astype(np.uint8),
+        np.array(labels, np.int64),
+        [f'phantom-{seed}-{i:05d}' for i in range(n)],
+        *masks,
+        source='phantom',
+    )
+    if planted is None:
+        return cells
+    return replace(
+        cells,
+        source=f'phantom planted {planted}',
+        classes=('without', 'with'),
+        evidence=np.stack(evidence),
+        part=' and '.join(PLANTED[planted]),
+    )
 
 # %% ../nbs/01_data.ipynb #f7fc8c71
 def _plain(i, size, seed):
@@ -396,240 +668,412 @@ def _plain(i, size, seed):
 # %% ../nbs/01_data.ipynb #a01951a9
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.gif', '.webp')
 
-def _refuse(what, remedy='save it as an 8-bit RGB PNG'): raise ImageError(what, 'a colour picture of one cell', remedy)
+
+def _refuse(what, remedy='save it as an 8-bit RGB PNG'):
+    raise ImageError(what, 'a colour picture of one cell', remedy)
 
 # %% ../nbs/01_data.ipynb #b2ec1a50
 def _orient(pixels, code):
     "Turn pixels (H, W, ...) as the EXIF orientation 1 to 8 asks"
-    if code in (5, 6, 7, 8): pixels = np.swapaxes(pixels, 0, 1)
-    if code in (3, 4, 7, 8): pixels = pixels[::-1]
+    if code in (5, 6, 7, 8):
+        pixels = np.swapaxes(pixels, 0, 1)
+    if code in (3, 4, 7, 8):
+        pixels = pixels[::-1]
     return pixels[:, ::-1] if code in (2, 3, 6, 7) else pixels
 
 # %% ../nbs/01_data.ipynb #c7eb807f
 def _read_pillow(path, warn):
     "Pixels (H, W) or (H, W, C) by Pillow, palette and CMYK turned into RGB"
     with Image.open(path) as im:
-        if getattr(im, 'n_frames', 1) > 1 and im.format != 'MPO': _refuse(f'{path.name} with {im.n_frames} frames or pages', 'save the one that is meant as a PNG')
-        mode, code = im.mode, 1 if im.format == 'TIFF' else im.getexif().get(0x0112, 1)      # Pillow turns a TIFF itself as it loads
-        if mode in ('P', 'PA'): warn.append('palette')
-        if mode == 'CMYK': warn.append('cmyk')
-        if 'transparency' in im.info or mode in ('PA', 'RGBa', 'La'): im = im.convert('RGBA')
-        elif mode in ('P', 'CMYK', 'YCbCr', 'RGBX'): im = im.convert('RGB')
-        elif mode not in ('L', 'LA', 'RGB', 'RGBA', 'I', 'I;16', 'I;16B', 'I;16L', 'F'): _refuse(f'{path.name} of colour mode {mode!r}')
+        if getattr(im, 'n_frames', 1) > 1 and im.format != 'MPO':
+            _refuse(f'{path.name} with {im.n_frames} frames or pages', 'save the one that is meant as a PNG')
+        mode, code = (
+            im.mode,
+            (1 if im.format == 'TIFF' else im.getexif().get(0x0112, 1)),
+        )  # Pillow turns a TIFF itself as it loads
+        if mode in ('P', 'PA'):
+            warn.append('palette')
+        if mode == 'CMYK':
+            warn.append('cmyk')
+        if 'transparency' in im.info or mode in ('PA', 'RGBa', 'La'):
+            im = im.convert('RGBA')
+        elif mode in ('P', 'CMYK', 'YCbCr', 'RGBX'):
+            im = im.convert('RGB')
+        elif mode not in ('L', 'LA', 'RGB', 'RGBA', 'I', 'I;16', 'I;16B', 'I;16L', 'F'):
+            _refuse(f'{path.name} of colour mode {mode!r}')
         return _orient(np.array(im), code)
+
 
 def _read_png16(path, warn):
     "Pixels of a PNG of 16 bits a channel, all bits kept"
     import torch
     from torchvision.io import decode_image
-    with Image.open(path) as im: code = im.getexif().get(0x0112, 1)
+
+    with Image.open(path) as im:
+        code = im.getexif().get(0x0112, 1)
     data = torch.from_numpy(np.fromfile(path, np.uint8))
-    return _orient(decode_image(data, mode='UNCHANGED').to(torch.int32).numpy().astype(np.uint16).transpose(1, 2, 0), code)
+    return _orient(
+        decode_image(data, mode='UNCHANGED').to(torch.int32).numpy().astype(np.uint16).transpose(1, 2, 0),
+        code,
+    )
 
 # %% ../nbs/01_data.ipynb #a2f8623a
 def _channels_last(pixels, axes, name, warn):
     "(H, W) or (H, W, C) from TIFF pixels with the axes that tifffile names"
     keep = [i for i, (a, n) in enumerate(zip(axes, pixels.shape)) if n > 1 or a in 'YX']
     pixels, axes = pixels.reshape([pixels.shape[i] for i in keep]), ''.join(axes[i] for i in keep)
-    if pixels.ndim == 2: return pixels
+    if pixels.ndim == 2:
+        return pixels
     channel = [i for i in (0, 2) if pixels.ndim == 3 and pixels.shape[i] in (2, 3, 4) and axes[i] in 'SCQYX']
     named = [i for i in channel if axes[i] in 'SC'] or [i for i in channel if 'Q' in axes]
-    if len(named) != 1: _refuse(f'{name} with several pages or odd channels (axes {axes}, shape {pixels.shape})', 'save the one that is meant as a PNG')
-    if 'Q' in axes: warn.append('planes read as colours')
+    if len(named) != 1:
+        _refuse(
+            f'{name} with several pages or odd channels (axes {axes}, shape {pixels.shape})',
+            'save the one that is meant as a PNG',
+        )
+    if 'Q' in axes:
+        warn.append('planes read as colours')
     return np.moveaxis(pixels, named[0], 2)
 
 # %% ../nbs/01_data.ipynb #5d0ac25d
 def _read_tiff(path, warn):
     "Pixels (H, W) or (H, W, C) of a TIFF file"
     import tifffile
+
     with tifffile.TiffFile(path) as tif:
         page, series = tif.pages[0], tif.series
-        if len(series) != 1: _refuse(f'{path.name} with {len(tif.pages)} pages', 'save the one that is meant as a PNG')
-        if np.prod(series[0].shape, dtype=float) > 4*Image.MAX_IMAGE_PIXELS: _refuse(f'{path.name} of shape {series[0].shape}', 'cut out one cell')
-        if page.photometric not in (0, 1, 2, 3) or page.compression not in (1, 8, 32946): return _tiff_by_pillow(path, page, warn)
-        if page.bitspersample not in (8, 16, 32, 64): _refuse(f'{path.name} of {page.bitspersample} bits')
-        pixels, code = _channels_last(series[0].asarray(), series[0].axes, path.name, warn), page.tags.valueof(274, 1)
-        if page.photometric == 0: pixels = np.iinfo(pixels.dtype).max - pixels
-        if page.photometric == 3: warn.append('palette'); pixels = (page.colormap.T >> 8).astype(np.uint8)[pixels]
-        if pixels.ndim == 3 and pixels.shape[2] == 4 and 2 not in page.extrasamples: warn.append('fourth channel ignored'); pixels = pixels[..., :3]
+        if len(series) != 1:
+            _refuse(f'{path.name} with {len(tif.pages)} pages', 'save the one that is meant as a PNG')
+        if np.prod(series[0].shape, dtype=float) > 4 * Image.MAX_IMAGE_PIXELS:
+            _refuse(f'{path.name} of shape {series[0].shape}', 'cut out one cell')
+        if page.photometric not in (0, 1, 2, 3) or page.compression not in (1, 8, 32946):
+            return _tiff_by_pillow(path, page, warn)
+        if page.bitspersample not in (8, 16, 32, 64):
+            _refuse(f'{path.name} of {page.bitspersample} bits')
+        pixels, code = (
+            _channels_last(series[0].asarray(), series[0].axes, path.name, warn),
+            page.tags.valueof(274, 1),
+        )
+        if page.photometric == 0:
+            pixels = np.iinfo(pixels.dtype).max - pixels
+        if page.photometric == 3:
+            warn.append('palette')
+            pixels = (page.colormap.T >> 8).astype(np.uint8)[pixels]
+        if pixels.ndim == 3 and pixels.shape[2] == 4 and 2 not in page.extrasamples:
+            warn.append('fourth channel ignored')
+            pixels = pixels[..., :3]
         return _orient(pixels, code)
+
 
 def _tiff_by_pillow(path, page, warn):
     "Compressed or unusual TIFF: Pillow reads it, at 8 bits a channel"
     pixels = _read_pillow(path, warn)
-    if page.bitspersample > 8 and pixels.dtype == np.uint8 and pixels.max() < 64: _refuse(f'{path.name}, a compressed TIFF of {page.bitspersample} bits with dark values', 'save it without compression')
+    if page.bitspersample > 8 and pixels.dtype == np.uint8 and pixels.max() < 64:
+        _refuse(
+            f'{path.name}, a compressed TIFF of {page.bitspersample} bits with dark values',
+            'save it without compression',
+        )
     return pixels
 
 # %% ../nbs/01_data.ipynb #bf8361d7
 def _to_uint8(pixels, name, warn):
     "Scale pixels of any number type to uint8; cameras of 10, 12 or 14 bits store 16"
-    if pixels.dtype == np.uint8: return pixels
+    if pixels.dtype == np.uint8:
+        return pixels
     if pixels.dtype.kind == 'f':
-        if not np.isfinite(pixels).all(): _refuse(f'{name} with NaN or infinite pixels')
-        if pixels.min() < 0 or pixels.max() > 1: _refuse(f'{name} of {pixels.dtype} pixels from {pixels.min():g} to {pixels.max():g}, where 0 to 1 was expected')
-        warn.append('float pixels'); top = 1
+        if not np.isfinite(pixels).all():
+            _refuse(f'{name} with NaN or infinite pixels')
+        if pixels.min() < 0 or pixels.max() > 1:
+            _refuse(
+                f'{name} of {pixels.dtype} pixels from {pixels.min():g} to {pixels.max():g}, where 0 to 1 was'
+                ' expected'
+            )
+        warn.append('float pixels')
+        top = 1
     elif pixels.dtype.kind in 'iu' and pixels.min() >= 0 and pixels.max() < 2**16:
         bits = next(b for b in (8, 10, 12, 14, 16) if pixels.max() < 2**b)
-        if bits < 16: warn.append(f'{bits} bits in {8*pixels.dtype.itemsize}')
+        if bits < 16:
+            warn.append(f'{bits} bits in {8 * pixels.dtype.itemsize}')
         top = 2**bits - 1
-    else: _refuse(f'{name} of {pixels.dtype} pixels')
-    return np.rint(pixels*(255/top)).astype(np.uint8)
+    else:
+        _refuse(f'{name} of {pixels.dtype} pixels')
+    return np.rint(pixels * (255 / top)).astype(np.uint8)
 
 # %% ../nbs/01_data.ipynb #6db3bbcb
 def _to_rgb(pixels, name, warn):
     "uint8 (H, W, 3) from uint8 pixels with 1 to 4 channels; alpha laid on white, grey repeated"
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-    if pixels.shape[2] > 4: _refuse(f'{name} with {pixels.shape[2]} channels')
+    if pixels.shape[2] > 4:
+        _refuse(f'{name} with {pixels.shape[2]} channels')
     colour, alpha = (pixels[..., :-1], pixels[..., -1:]) if pixels.shape[2] in (2, 4) else (pixels, None)
-    if alpha is not None and not alpha.any(): _refuse(f'{name}, transparent everywhere')
+    if alpha is not None and not alpha.any():
+        _refuse(f'{name}, transparent everywhere')
     if alpha is not None and np.ptp(alpha):
         warn.append('transparent')
-        colour = np.rint(255 + (colour - 255.)*(alpha/255)).astype(np.uint8)
-    if colour.shape[2] == 1 or np.ptp(colour.astype(int), axis=2).max() <= 2: warn.append('gray')
+        colour = np.rint(255 + (colour - 255.0) * (alpha / 255)).astype(np.uint8)
+    if colour.shape[2] == 1 or np.ptp(colour.astype(int), axis=2).max() <= 2:
+        warn.append('gray')
     return np.array(np.broadcast_to(colour, (*colour.shape[:2], 3)), order='C')
 
 # %% ../nbs/01_data.ipynb #4a2a1e6c
 def read_image(path, warn=None):
-    """Read one picture of a cell from a PNG, JPEG, BMP, TIFF, GIF or WebP file: uint8 (H, W, 3), RGB, upright.
+    """Read one picture of a cell from a PNG, JPEG, BMP, TIFF, GIF or WebP file.
 
-    Gray, palette, CMYK, RGBA, 10- to 16-bit, EXIF-turned, planar or channels-first files are converted; what was lost or guessed is
-    appended to the list `warn` in words ('gray', 'palette', '12 bits in 16' ...). Raises `ImageError` on anything else: no image,
-    truncated, several pages, NaN, one colour only, a side under `MIN_SIDE` px, more pixels than Pillow allows."""
+    uint8 (H, W, 3), RGB, upright.
+
+    Gray, palette, CMYK, RGBA, 10- to 16-bit, EXIF-turned, planar or channels-first files are converted; what
+    was lost or guessed is appended to the list `warn` in words ('gray', 'palette', '12 bits in 16' ...).
+    Raises `ImageError` on anything else: no image, truncated, several pages, NaN, one colour only, a side
+    under `MIN_SIDE` px, more pixels than Pillow allows.
+    """
     path, warn = Path(path), [] if warn is None else warn
-    if not path.is_file(): raise ImageError(f'{path}, which is not a file', 'a picture of one cell', 'check the path')
+    if not path.is_file():
+        raise ImageError(f'{path}, which is not a file', 'a picture of one cell', 'check the path')
     head = path.open('rb').read(32)
-    read = _read_tiff if head[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+') else _read_png16 if head[1:4] == b'PNG' and head[24:25] == b'\x10' else _read_pillow
+    read = (
+        _read_tiff
+        if head[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+        else _read_png16
+        if head[1:4] == b'PNG' and head[24:25] == b'\x10'
+        else _read_pillow
+    )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('error', Image.DecompressionBombWarning)
             pixels = read(path, warn)
-    except ImageError: raise
+    except ImageError:
+        raise
     except Exception as e:  # whatever a parser may raise on a broken file
-        raise ImageError(f'{path.name}, unreadable: {e}', 'a whole image file', 'open it in an image program and save it as PNG') from e
-    if min(pixels.shape[:2]) < MIN_SIDE: _refuse(f'{path.name} of {pixels.shape[1]}x{pixels.shape[0]} px', f'both sides must have at least {MIN_SIDE} px')
+        raise ImageError(
+            f'{path.name}, unreadable: {e}',
+            'a whole image file',
+            'open it in an image program and save it as PNG',
+        ) from e
+    if min(pixels.shape[:2]) < MIN_SIDE:
+        _refuse(
+            f'{path.name} of {pixels.shape[1]}x{pixels.shape[0]} px',
+            f'both sides must have at least {MIN_SIDE} px',
+        )
     pixels = _to_rgb(_to_uint8(pixels, path.name, warn), path.name, warn)
-    if np.ptp(pixels.reshape(-1, 3), axis=0).max() == 0: _refuse(f'{path.name}, which is of one constant colour', 'is it the right file?')
+    if np.ptp(pixels.reshape(-1, 3), axis=0).max() == 0:
+        _refuse(f'{path.name}, which is of one constant colour', 'is it the right file?')
     return pixels
 
 # %% ../nbs/01_data.ipynb #3a1a191b
 def load_folder(path):
-    """All images of a folder (not of its subfolders) as `Cells` of mixed sizes; `warnings` and `failed` say what was wrong, by file name.
+    """All images of a folder (not of its subfolders) as `Cells` of mixed sizes.
 
-    Labels come from `labels.csv` (columns file, class, of the names in `CLASSES`) where it covers every image. Raises `DataError` if no image can be read."""
+    `warnings` and `failed` say what was wrong, by file name.
+
+    Labels come from `labels.csv` (columns file, class, of the names in `CLASSES`) where it covers every
+    image. Raises `DataError` if no image can be read.
+    """
     path = Path(path).expanduser()
-    if not path.is_dir(): raise DataError(f'{path}, which is not a folder', "'auto', 'bloodmnist', 'phantom' or a folder of images", 'check the name')
+    if not path.is_dir():
+        raise DataError(
+            f'{path}, which is not a folder',
+            "'auto', 'bloodmnist', 'phantom' or a folder of images",
+            'check the name',
+        )
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith('.'))
-    if not files: raise DataError(f'no image in {path}', f'files ending in {", ".join(SUFFIXES)}', 'is it the right folder?')
+    if not files:
+        raise DataError(
+            f'no image in {path}', f'files ending in {", ".join(SUFFIXES)}', 'is it the right folder?'
+        )
     images, notes, failed = {}, {}, {}
     for p in files:
         warn = []
-        try: images[p.name] = read_image(p, warn)
-        except ImageError as e: failed[p.name] = str(e)
-        if warn and p.name in images: notes[p.name] = warn
-    if not images: raise DataError(f'no readable image in {path} ({next(iter(failed.values()))})', 'pictures of cells', 'look at the first message')
-    for name, words in failed.items(): print(f'left out {name}: {words}')
-    return Cells(list(images.values()), _folder_labels(path, list(images)), list(images), source=f'folder {path.name}', warnings=notes, failed=failed)
+        try:
+            images[p.name] = read_image(p, warn)
+        except ImageError as e:
+            failed[p.name] = str(e)
+        if warn and p.name in images:
+            notes[p.name] = warn
+    if not images:
+        raise DataError(
+            f'no readable image in {path} ({next(iter(failed.values()))})',
+            'pictures of cells',
+            'look at the first message',
+        )
+    for name, words in failed.items():
+        print(f'left out {name}: {words}')
+    return Cells(
+        list(images.values()),
+        _folder_labels(path, list(images)),
+        list(images),
+        source=f'folder {path.name}',
+        warnings=notes,
+        failed=failed,
+    )
 
 # %% ../nbs/01_data.ipynb #1b21e9b5
 def _folder_labels(path, names):
     "Labels from `labels.csv`, or None"
-    if not (path/'labels.csv').exists(): return None
-    table = pd.read_csv(path/'labels.csv')
-    if not {'file', 'class'} <= set(table): raise DataError(f'labels.csv with columns {list(table)}', 'columns file and class', 'rename them')
+    if not (path / 'labels.csv').exists():
+        return None
+    table = pd.read_csv(path / 'labels.csv')
+    if not {'file', 'class'} <= set(table):
+        raise DataError(f'labels.csv with columns {list(table)}', 'columns file and class', 'rename them')
     by_file = dict(zip(table['file'], table['class']))
     unknown = sorted({str(by_file[n]) for n in names if n in by_file} - set(CLASSES))
-    if unknown: raise DataError(f'class {unknown[0]!r} in labels.csv', f'one of {CLASSES}', 'correct it')
-    return np.array([CLASSES.index(by_file[n]) for n in names], np.int64) if all(n in by_file for n in names) else None
+    if unknown:
+        raise DataError(f'class {unknown[0]!r} in labels.csv', f'one of {CLASSES}', 'correct it')
+    return (
+        np.array([CLASSES.index(by_file[n]) for n in names], np.int64)
+        if all(n in by_file for n in names)
+        else None
+    )
 
 # %% ../nbs/01_data.ipynb #edf384f5
 def find_duplicates(a, b):
     "Positions (K, 2) of identical images in the `Cells` `a` and `b`, by their pixels"
     where = {}
-    for j, im in enumerate(b.images): where.setdefault((im.shape, im.tobytes()), []).append(j)
-    return np.array([(i, j) for i, im in enumerate(a.images) for j in where.get((im.shape, im.tobytes()), [])], np.int64).reshape(-1, 2)
+    for j, im in enumerate(b.images):
+        where.setdefault((im.shape, im.tobytes()), []).append(j)
+    return np.array(
+        [(i, j) for i, im in enumerate(a.images) for j in where.get((im.shape, im.tobytes()), [])], np.int64
+    ).reshape(-1, 2)
 
 # %% ../nbs/01_data.ipynb #e66cc025
 def duplicate_table(splits):
-    "Numbers of identical images between the `Cells` in the dict `splits`, a pair a row: pairs of images, and images of the first that the second holds"
+    """Numbers of identical images between the `Cells` in the dict `splits`, a pair a row.
+
+    Pairs of images, and images of the first that the second holds
+    """
     names, rows = list(splits), []
     for k, a in enumerate(names):
-        for b in names[k + 1:]:
+        for b in names[k + 1 :]:
             pairs = find_duplicates(splits[a], splits[b])
-            rows.append(dict(first=a, second=b, pairs=len(pairs), images=len(np.unique(pairs[:, 0])), same_label=int((splits[a].labels[pairs[:, 0]] == splits[b].labels[pairs[:, 1]]).sum())))
+            rows.append(
+                dict(
+                    first=a,
+                    second=b,
+                    pairs=len(pairs),
+                    images=len(np.unique(pairs[:, 0])),
+                    same_label=int((splits[a].labels[pairs[:, 0]] == splits[b].labels[pairs[:, 1]]).sum()),
+                )
+            )
     return pd.DataFrame(rows)
 
 # %% ../nbs/01_data.ipynb #4502fc7e
 def balanced_indices(labels, generator=None):
-    """As many positions as there are labels (N,), drawn so that every class present is equally frequent (to one), in random order.
+    """As many positions as there are labels (N,), drawn so that every class present is equally frequent (to
+    one), in random order.
 
-    The paper's resampling against imbalance (section 2.1): a rare class is repeated, a frequent one thinned. `generator`: a torch or numpy generator."""
+    The paper's resampling against imbalance (section 2.1): a rare class is repeated, a frequent one thinned.
+    `generator`: a torch or numpy generator.
+    """
     import torch
+
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    shuffle = (lambda n: torch.randperm(n, generator=generator).numpy()) if isinstance(generator, torch.Generator) else generator.permutation
+    shuffle = (
+        (lambda n: torch.randperm(n, generator=generator).numpy())
+        if isinstance(generator, torch.Generator)
+        else generator.permutation
+    )
     labels = np.asarray(labels)
     classes = np.unique(labels)
-    share = [len(labels)//len(classes) + (k < len(labels) % len(classes)) for k in range(len(classes))]
+    share = [len(labels) // len(classes) + (k < len(labels) % len(classes)) for k in range(len(classes))]
     chosen = []
     for c, n in zip(classes, share):
         members = np.flatnonzero(labels == c)
-        chosen.append(np.concatenate([members[shuffle(len(members))] for _ in range(-(-n//len(members)))])[:n])
+        chosen.append(
+            np.concatenate([members[shuffle(len(members))] for _ in range(-(-n // len(members)))])[:n]
+        )
     chosen = np.concatenate(chosen)
     return chosen[shuffle(len(chosen))]
 
 # %% ../nbs/01_data.ipynb #d606a793
 def _limit(cells, limit, seed):
     "A seeded random subset of `limit` cells, in their order"
-    if limit is None or limit >= len(cells): return cells
-    if limit < 1: raise ParameterError(f'limit {limit}', 'at least 1, or None', 'ask for some cells')
+    if limit is None or limit >= len(cells):
+        return cells
+    if limit < 1:
+        raise ParameterError(f'limit {limit}', 'at least 1, or None', 'ask for some cells')
     return cells.subset(np.sort(np.random.default_rng(seed).permutation(len(cells))[:limit]))
 
 # %% ../nbs/01_data.ipynb #77e2b833
 def _phantom_split(split, size, limit, seed):
     "A split of phantoms: other cells in each split"
     n = dict(train=800, val=160, test=320)[split]
-    return replace(phantom(n if limit is None else max(1, limit), size, 3*seed + SPLITS.index(split)), split=split)
+    return replace(
+        phantom(n if limit is None else max(1, limit), size, 3 * seed + SPLITS.index(split)), split=split
+    )
+
 
 def _folder_split(path, split, size):
     "A folder's images, cut square, scaled to `size` px and split 7:1:2 at random but always alike"
     cells = load_folder(path)
-    cut = np.quantile(np.arange(len(cells) + 1), [0, .7, .8, 1]).round().astype(int)
-    part = np.sort(np.random.default_rng(0).permutation(len(cells))[cut[SPLITS.index(split)]:cut[SPLITS.index(split) + 1]])
-    if not len(part): raise DataError(f'{len(cells)} images in {path}', 'at least one a split (7:1:2)', 'bring more, or use load_folder')
-    images = [ImageOps.fit(Image.fromarray(im), (size, size), Image.Resampling.BILINEAR) for im in cells.images]
-    return replace(replace(cells, images=np.stack([np.asarray(im) for im in images])).subset(part), split=split)
+    cut = np.quantile(np.arange(len(cells) + 1), [0, 0.7, 0.8, 1]).round().astype(int)
+    part = np.sort(
+        np.random.default_rng(0).permutation(len(cells))[
+            cut[SPLITS.index(split)] : cut[SPLITS.index(split) + 1]
+        ]
+    )
+    if not len(part):
+        raise DataError(
+            f'{len(cells)} images in {path}', 'at least one a split (7:1:2)', 'bring more, or use load_folder'
+        )
+    images = [
+        ImageOps.fit(Image.fromarray(im), (size, size), Image.Resampling.BILINEAR) for im in cells.images
+    ]
+    return replace(
+        replace(cells, images=np.stack([np.asarray(im) for im in images])).subset(part), split=split
+    )
 
 # %% ../nbs/01_data.ipynb #5541c44f
 def _auto(split, size, limit, seed):
     "Local BloodMNIST, else downloaded, else the phantom; says which"
     name = bloodmnist_file(size)[0]
-    try: cells = load_bloodmnist(split, size)
+    try:
+        cells = load_bloodmnist(split, size)
     except DataError as e:
-        if find_data(name): raise
-        print(f'*** NO BLOODMNIST: {e}\n*** THE PHANTOM IS USED INSTEAD: drawn cells, no result about blood. ***')
+        if find_data(name):
+            raise
+        print(
+            f'*** NO BLOODMNIST: {e}\n*** THE PHANTOM IS USED INSTEAD: drawn cells, no result about'
+            ' blood. ***'
+        )
         return _phantom_split(split, size, limit, seed)
     print(f'dataset auto: {cells.source}, {split}, {len(cells)} images at {size} px')
     return cells
 
+
 def _without_later(cells, split, size):
     "Without the images that a later split also holds"
-    twins = [find_duplicates(cells, load_bloodmnist(s, size))[:, 0] for s in SPLITS[SPLITS.index(split) + 1:]]
+    twins = [
+        find_duplicates(cells, load_bloodmnist(s, size))[:, 0] for s in SPLITS[SPLITS.index(split) + 1 :]
+    ]
     return cells.subset(~np.isin(np.arange(len(cells)), np.concatenate([[], *twins])))
 
 # %% ../nbs/01_data.ipynb #f92832c1
 def load_cells(dataset='auto', split='train', size=28, limit=None, seed=0, drop_duplicates=False):
     """The cells of `dataset` at `size` px: 'auto', 'bloodmnist', 'phantom', or a folder of images.
 
-    'auto' takes BloodMNIST from a local file, else from MedMNIST's server, else draws the phantom, and says which;
-    a named source never falls back. `limit`: a seeded subset; `drop_duplicates`: without images that a later split also holds.
-    Nobody knows which images share a patient. Raises `DataError`, `ParameterError`."""
+    'auto' takes BloodMNIST from a local file, else from MedMNIST's server, else draws the phantom, and says
+    which; a named source never falls back. `limit`: a seeded subset; `drop_duplicates`: without images that a
+    later split also holds. Nobody knows which images share a patient. Raises `DataError`, `ParameterError`.
+    """
     check_choice(split, SPLITS, 'split')
-    if not isinstance(dataset, (str, Path)): raise ParameterError(f'dataset={dataset!r}', "'auto', 'bloodmnist', 'phantom' or a folder of images", 'name one of them')
+    if not isinstance(dataset, (str, Path)):
+        raise ParameterError(
+            f'dataset={dataset!r}',
+            "'auto', 'bloodmnist', 'phantom' or a folder of images",
+            'name one of them',
+        )
     for name, value, least in (('size', size, MIN_SIDE), ('limit', 0 if limit is None else limit, 0)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least: raise ParameterError(f'{name}={value!r}', f'a whole number, {least} or more', f'change {name}')
-    if dataset in ('auto', 'bloodmnist'): check_choice(size, SIZES, 'size')
-    if dataset == 'bloodmnist': cells = load_bloodmnist(split, size)
-    elif dataset == 'phantom': cells = _phantom_split(split, size, limit, seed)
-    elif dataset == 'auto': cells = _auto(split, size, limit, seed)
-    else: cells = _folder_split(dataset, split, size)
-    if drop_duplicates and cells.source.startswith('bloodmnist'): cells = _without_later(cells, split, size)
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise ParameterError(f'{name}={value!r}', f'a whole number, {least} or more', f'change {name}')
+    if dataset in ('auto', 'bloodmnist'):
+        check_choice(size, SIZES, 'size')
+    if dataset == 'bloodmnist':
+        cells = load_bloodmnist(split, size)
+    elif dataset == 'phantom':
+        cells = _phantom_split(split, size, limit, seed)
+    elif dataset == 'auto':
+        cells = _auto(split, size, limit, seed)
+    else:
+        cells = _folder_split(dataset, split, size)
+    if drop_duplicates and cells.source.startswith('bloodmnist'):
+        cells = _without_later(cells, split, size)
     return _limit(cells, limit, seed)

@@ -8,7 +8,9 @@ __all__ = ['TARGETS', 'HEAT', 'METHODS', 'COLUMNS', 'CSV', 'Prepared', 'prepare'
            'load_masks', 'scorecard_files', 'scorecard_command']
 
 # %% ../nbs/15_explain.ipynb #19088076
-import io, sys, time
+import io
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -22,89 +24,199 @@ import typer
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .cli import app, batches, find_images, main, output_folder, output_stems, write_all
+from .cli import app, batches, find_images, output_folder, output_stems, write_all
+from .cli import main  # noqa: F401 (the entry point of the command)
 from .core import PALETTE, DataError, ParameterError, check_choice, enlarge
 from .data import CLASSES, load_folder
 from .explorer import Subject, shap_spread
-from .heatmaps import CONTROLS, ClassLogOdds, HardDice, attention_maps, contrast_of, frozen_mask, grad_cam, integrated_gradients, model_device, score
-from .local_surrogate import PARTS, Game, Players, cell_parts, local_surrogate, make_game, paint, recipe_parts, superpixel_game
+from blood_unet.heatmaps import (
+    CONTROLS,
+    ClassLogOdds,
+    HardDice,
+    attention_maps,
+    contrast_of,
+    frozen_mask,
+    grad_cam,
+    integrated_gradients,
+    model_device,
+    score,
+)
+from blood_unet.local_surrogate import (
+    PARTS,
+    Game,
+    Players,
+    cell_parts,
+    local_surrogate,
+    make_game,
+    paint,
+    recipe_parts,
+    superpixel_game,
+)
 from .model import BloodUNet, evaluating, pick_device, target_shape
 from .preprocessing import add_masks, make_masks, to_tensor, to_uint8
 from .scorecard import METRICS, detection, part_explainers, scorecard
-from .shapley import exact_parts, sampled_shapley
+from .shapley import sampled_shapley
 from .training import resize_cells
 
 # %% ../nbs/15_explain.ipynb #e922fd8a
 class Prepared(NamedTuple):
-    "One image as the explainers take it: `x` float (1, 3, h, w) at the network's size, its `parts`, its `tiles` (a game of superpixels), `slide`: an empty slide (1, 3, h, w), `shape`: (H, W) of the input."
+    """One image as the explainers take it.
+
+    `x` float (1, 3, h, w) at the network's size, its `parts`, its `tiles` (a game of superpixels), `slide`:
+    an empty slide (1, 3, h, w), `shape`: (H, W) of the input.
+    """
+
     x: torch.Tensor
     parts: Players
     tiles: Game
     slide: torch.Tensor
     shape: tuple
 
+
 def prepare(image, size: int, seed: int = 0) -> Prepared:
-    "uint8 (H, W, 3) to `Prepared` with a longer side of `size` px; raises `ParameterError` where no cell is found in it."
-    x = F.interpolate(to_tensor(image[None]), target_shape(image.shape[:2], size), mode='bilinear', antialias=True, align_corners=False)
+    """uint8 (H, W, 3) to `Prepared` with a longer side of `size` px.
+
+    Raises `ParameterError` where no cell is found in it.
+    """
+    x = F.interpolate(
+        to_tensor(image[None]),
+        target_shape(image.shape[:2], size),
+        mode='bilinear',
+        antialias=True,
+        align_corners=False,
+    )
     small = to_uint8(x)
     parts = recipe_parts(small)
     cell = (parts.labels <= 2).numpy()
-    if not cell.any() or cell.all(): raise ParameterError('an image in which the recipe finds no cell', 'one white cell on a slide', 'cut the picture so that one cell lies in its middle')
-    slide = torch.quantile(x.flatten(2), .95, dim=2)[..., None, None].expand_as(x)
-    return Prepared(to_tensor(small), parts, superpixel_game(to_tensor(small), cell, seed=seed), slide.contiguous(), image.shape[:2])
+    if not cell.any() or cell.all():
+        raise ParameterError(
+            'an image in which the recipe finds no cell',
+            'one white cell on a slide',
+            'cut the picture so that one cell lies in its middle',
+        )
+    slide = torch.quantile(x.flatten(2), 0.95, dim=2)[..., None, None].expand_as(x)
+    return Prepared(
+        to_tensor(small),
+        parts,
+        superpixel_game(to_tensor(small), cell, seed=seed),
+        slide.contiguous(),
+        image.shape[:2],
+    )
 
 # %% ../nbs/15_explain.ipynb #891edcf0
 TARGETS = ('nucleus', 'context', 'class', *CLASSES)
 HEAT = ('gradcam', 'ig', 'attention')
 METHODS = ('len', 'shap', 'parts', *HEAT)
 
+
 def named_class(model, x) -> tuple:
-    "The class that the network names for one float image (1, 3, H, W), in one view, as a position in `CLASSES`, and its probability."
-    with evaluating(model): chance = model(x.to(model_device(model))).class_logits.softmax(1)[0]
+    """The class that the network names for one float image (1, 3, H, W), in one view, as a position in
+    `CLASSES`, and its probability.
+    """
+    with evaluating(model):
+        chance = model(x.to(model_device(model))).class_logits.softmax(1)[0]
     return int(chance.argmax()), float(chance.max())
 
+
 def make_target(name: str, model, x):
-    """The target of a name and the players that it keeps shown: 'nucleus' (Dice of the mask with that of the untouched image), 'context' (the same,
-    the nucleus always shown), 'class' (log-odds of the class that the model names) or a class by name. Raises `ParameterError` on others, and where no nucleus is found."""
+    """The target of a name and the players that it keeps shown.
+
+    'nucleus' (Dice of the mask with that of the untouched image), 'context' (the same, the nucleus always
+    shown), 'class' (log-odds of the class that the model names) or a class by name. Raises `ParameterError`
+    on others, and where no nucleus is found.
+    """
     check_choice(name, TARGETS, 'target')
-    if name in ('nucleus', 'context'): return HardDice(frozen_mask(model, x)), PARTS[:2] if name == 'context' else ()
+    if name in ('nucleus', 'context'):
+        return HardDice(frozen_mask(model, x)), PARTS[:2] if name == 'context' else ()
     return ClassLogOdds(named_class(model, x)[0] if name == 'class' else CLASSES.index(name)), ()
+
 
 class Explanation(NamedTuple):
     "`map`: float64 (h, w) at the network's size; `table`: a row a player, with the columns of `COLUMNS`."
+
     map: np.ndarray
     table: pd.DataFrame
 
-def _ground(cell: Prepared) -> Players: return Players(torch.full_like(cell.parts.labels, 4), PARTS)      # an empty slide is all background
+
+def _ground(cell: Prepared) -> Players:
+    return Players(torch.full_like(cell.parts.labels, 4), PARTS)  # an empty slide is all background
+
 
 def _game(cell: Prepared, always, tiles: bool) -> Game:
-    "The game over the superpixels, or over the parts (nested fill), of one prepared image; `always`: whether the nucleus is shown in any case."
-    if not tiles: return make_game(cell.x, cell.parts, 'nested', always=always, donors=cell.slide, donor_players=_ground(cell))
-    return cell.tiles._replace(players=Players(torch.where(cell.parts.labels <= 1, -1, cell.tiles.players.labels), cell.tiles.players.names)) if always else cell.tiles
+    """The game over the superpixels, or over the parts (nested fill), of one prepared image.
 
-def explain_one(cell: Prepared, model, method: str = 'parts', target: str = 'nucleus', seed: int = 0, samples: int = 512) -> Explanation:
+    `always`: whether the nucleus is shown in any case.
+    """
+    if not tiles:
+        return make_game(
+            cell.x, cell.parts, 'nested', always=always, donors=cell.slide, donor_players=_ground(cell)
+        )
+    return (
+        cell.tiles._replace(
+            players=Players(
+                torch.where(cell.parts.labels <= 1, -1, cell.tiles.players.labels), cell.tiles.players.names
+            )
+        )
+        if always
+        else cell.tiles
+    )
+
+
+def explain_one(
+    cell: Prepared, model, method: str = 'parts', target: str = 'nucleus', seed: int = 0, samples: int = 512
+) -> Explanation:
     """Explain one prepared image by one of `METHODS`; the model is given back as it was.
 
-    'parts': exact Shapley values of the five parts, `low` and `high` over every fill that hides the nucleus and borders moved by 1 px (`explorer.shap_spread`); 'shap', 'len': sampled
-    Shapley values and local surrogate over superpixels (`samples` forwards), with 95 % intervals; 'gradcam', 'ig', 'attention': heat maps, in the table their means over parts, without an
-    interval; Grad-CAM of a mask is that of `contrast_of` it. `error`: half of `high` minus `low`. A heat map has no context game, and some cells no fill that hides the nucleus: both raise `ParameterError`."""
+    'parts': exact Shapley values of the five parts, `low` and `high` over every fill that hides the nucleus
+    and borders moved by 1 px (`explorer.shap_spread`); 'shap', 'len': sampled Shapley values and local
+    surrogate over superpixels (`samples` forwards), with 95 % intervals; 'gradcam', 'ig', 'attention': heat
+    maps, in the table their means over parts, without an interval; Grad-CAM of a mask is that of
+    `contrast_of` it. `error`: half of `high` minus `low`. A heat map has no context game, and some cells no
+    fill that hides the nucleus: both raise `ParameterError`.
+    """
     check_choice(method, METHODS, 'method')
     goal, always = make_target(target, model, cell.x)
     start, asked = time.perf_counter(), [0]
-    hook = model.register_forward_pre_hook(lambda module, inputs: asked.__setitem__(0, asked[0] + len(inputs[0])))
-    try: heat, names, values, low, high, r2 = _answer(cell, model, method, target, goal, always, seed, samples)
-    finally: hook.remove()
-    table = pd.DataFrame(dict(method=method, target=target, player=names, value=values, error=(high - low)/2, low=low, high=high, r2=r2, forwards=asked[0], seconds=round(time.perf_counter() - start, 3)))
+    hook = model.register_forward_pre_hook(
+        lambda module, inputs: asked.__setitem__(0, asked[0] + len(inputs[0]))
+    )
+    try:
+        heat, names, values, low, high, r2 = _answer(cell, model, method, target, goal, always, seed, samples)
+    finally:
+        hook.remove()
+    table = pd.DataFrame(
+        dict(
+            method=method,
+            target=target,
+            player=names,
+            value=values,
+            error=(high - low) / 2,
+            low=low,
+            high=high,
+            r2=r2,
+            forwards=asked[0],
+            seconds=round(time.perf_counter() - start, 3),
+        )
+    )
     return Explanation(np.asarray(heat, np.float64), table)
+
 
 def _answer(cell, model, method, target, goal, always, seed, samples) -> tuple:
     "Map (h, w), players, their values with `low` and `high`, and R2, of one method; see `explain_one`."
     if method in HEAT:
-        if always: raise ParameterError(f'target={target!r} for method {method!r}', "'len', 'shap' or 'parts': the context effect is a game", 'choose another method or target')
-        if method == 'gradcam': goal = contrast_of(goal)
-        heat = {'gradcam': grad_cam, 'ig': integrated_gradients}.get(method, lambda model, goal, x: attention_maps(model, x))(model, goal, cell.x)[0]
+        if always:
+            raise ParameterError(
+                f'target={target!r} for method {method!r}',
+                "'len', 'shap' or 'parts': the context effect is a game",
+                'choose another method or target',
+            )
+        if method == 'gradcam':
+            goal = contrast_of(goal)
+        heat = {'gradcam': grad_cam, 'ig': integrated_gradients}.get(
+            method, lambda model, goal, x: attention_maps(model, x)
+        )(model, goal, cell.x)[0]
         inside = [heat[(cell.parts.labels[0] == i).numpy()] for i in range(len(PARTS))]
-        values, nothing = np.array([v.mean() if len(v) else 0. for v in inside]), np.full(len(PARTS), np.nan)
+        values, nothing = np.array([v.mean() if len(v) else 0.0 for v in inside]), np.full(len(PARTS), np.nan)
         return heat, PARTS, values, nothing, nothing, np.nan
     game, r2 = _game(cell, always, method != 'parts'), np.nan
     if method == 'parts':
@@ -120,152 +232,299 @@ def _answer(cell, model, method, target, goal, always, seed, samples) -> tuple:
 
 # %% ../nbs/15_explain.ipynb #5c1d8c32
 def draw_explanation(image, found: Explanation, title: str):
-    "The image, uint8 (H, W, 3), and beside it the map over its grey levels with a scale, and the players' values with their errors; a matplotlib `Figure`."
-    big = enlarge(found.map, max(1, round(256/max(found.map.shape))))
+    """The image, uint8 (H, W, 3), and beside it the map over its grey levels with a scale, and the players'
+    values with their errors; a matplotlib `Figure`.
+    """
+    big = enlarge(found.map, max(1, round(256 / max(found.map.shape))))
     fig, axes = plt.subplots(1, 3, figsize=(11, 3.4), width_ratios=[1, 1.15, 1.3], layout='constrained')
-    axes[0].imshow(image); axes[0].set_title('image', fontsize=10)
+    axes[0].imshow(image)
+    axes[0].set_title('image', fontsize=10)
     grey = np.asarray(Image.fromarray(image).convert('L').resize(big.shape[::-1]))
-    limit = np.abs(found.map).max() or 1.
+    limit = np.abs(found.map).max() or 1.0
     axes[1].imshow(grey, cmap='gray', vmin=-150, vmax=300)
-    drawn = axes[1].imshow(big, cmap='PuOr_r', vmin=-limit, vmax=limit, alpha=.75)
-    fig.colorbar(drawn, ax=axes[1], shrink=.85); axes[1].set_title(title, fontsize=10)
-    for axis in axes[:2]: axis.axis('off')
+    drawn = axes[1].imshow(big, cmap='PuOr_r', vmin=-limit, vmax=limit, alpha=0.75)
+    fig.colorbar(drawn, ax=axes[1], shrink=0.85)
+    axes[1].set_title(title, fontsize=10)
+    for axis in axes[:2]:
+        axis.axis('off')
     rows = found.table.reindex(found.table.value.abs().sort_values(ascending=False).index)[:8][::-1]
-    axes[2].barh([str(p) for p in rows.player], rows.value, xerr=rows.error if rows.error.notna().all() else None, color=[PALETTE['nucleus'] if v > 0 else PALETTE['cell'] for v in rows.value])
-    axes[2].axvline(0, color='.3', lw=1); axes[2].tick_params(labelsize=8)
-    axes[2].set_title('value' + (' and error' if rows.error.notna().all() else '') + (f' of the {len(rows)} largest' if len(rows) < len(found.table) else ''), fontsize=10)
+    axes[2].barh(
+        [str(p) for p in rows.player],
+        rows.value,
+        xerr=rows.error if rows.error.notna().all() else None,
+        color=[PALETTE['nucleus'] if v > 0 else PALETTE['cell'] for v in rows.value],
+    )
+    axes[2].axvline(0, color='.3', lw=1)
+    axes[2].tick_params(labelsize=8)
+    axes[2].set_title(
+        'value'
+        + (' and error' if rows.error.notna().all() else '')
+        + (f' of the {len(rows)} largest' if len(rows) < len(found.table) else ''),
+        fontsize=10,
+    )
     return fig
 
 # %% ../nbs/15_explain.ipynb #e759db8b
 COLUMNS = ('method', 'target', 'player', 'value', 'error', 'low', 'high', 'r2', 'forwards', 'seconds')
 CSV = ('file', *COLUMNS, 'class', 'probability')
 
-def _joined(*tables): return pd.concat([t for t in tables if len(t)], ignore_index=True) if any(map(len, tables)) else pd.DataFrame(columns=CSV)
 
-def _csv(*tables) -> bytes: return _joined(*tables).to_csv(index=False, float_format='%.6g').encode(errors='backslashreplace')
+def _joined(*tables):
+    return (
+        pd.concat([t for t in tables if len(t)], ignore_index=True)
+        if any(map(len, tables))
+        else pd.DataFrame(columns=CSV)
+    )
+
+
+def _csv(*tables) -> bytes:
+    return _joined(*tables).to_csv(index=False, float_format='%.6g').encode(errors='backslashreplace')
+
 
 def _kept_rows(path):
     "What a table of an earlier run holds; raises `DataError` where it is none of ours."
-    if not path.exists(): return pd.DataFrame(columns=CSV)
-    try: there = pd.read_csv(path)
-    except (ValueError, UnicodeDecodeError) as e: raise DataError(f'{path}, which is no table', 'the table of an earlier run, or none', 'move it away, or name another folder') from e
-    if list(there) != list(CSV): raise DataError(f'{path} with columns {list(there)[:4]} ...', f'{list(CSV)[:4]} ...', 'move it away, or name another folder')
+    if not path.exists():
+        return pd.DataFrame(columns=CSV)
+    try:
+        there = pd.read_csv(path)
+    except (ValueError, UnicodeDecodeError) as e:
+        raise DataError(
+            f'{path}, which is no table',
+            'the table of an earlier run, or none',
+            'move it away, or name another folder',
+        ) from e
+    if list(there) != list(CSV):
+        raise DataError(
+            f'{path} with columns {list(there)[:4]} ...',
+            f'{list(CSV)[:4]} ...',
+            'move it away, or name another folder',
+        )
     return there
 
+
 class Explained(NamedTuple):
-    "`table`: what explanations.csv holds; `failed`: the reason for each path, or path and method, that gave no result."
+    """`table`: what explanations.csv holds.
+
+    `failed`: the reason for each path, or path and method, that gave no result.
+    """
+
     table: pd.DataFrame
     failed: dict
+
 
 def _bytes(save) -> bytes:
     buffer = io.BytesIO()
     save(buffer)
     return buffer.getvalue()
 
+
 def to_shape(heat, shape):
     "A map (h, w) brought to `shape` (H, W) bilinearly: float32."
-    return F.interpolate(torch.from_numpy(heat)[None, None], shape, mode='bilinear', align_corners=False)[0, 0].float().numpy()
+    return (
+        F.interpolate(torch.from_numpy(heat)[None, None], shape, mode='bilinear', align_corners=False)[0, 0]
+        .float()
+        .numpy()
+    )
+
 
 def explain_image(image, model, stem: str, out, methods, target: str, seed: int, samples: int):
-    "Explain one uint8 image by several methods and write `STEM_METHOD.npy` and `.png` into `out`, both or none; the tables by method, and the reasons by method where there is none."
+    """Explain one uint8 image by several methods and write `STEM_METHOD.npy` and `.png` into `out`, both or
+    none; the tables by method, and the reasons by method where there is none.
+    """
     tables, failed, cell = {}, {}, prepare(image, model.config['input_size'], seed)
     index, probability = named_class(model, cell.x)
     for method in methods:
-        try: found = explain_one(cell, model, method, target, seed, samples)
+        try:
+            found = explain_one(cell, model, method, target, seed, samples)
         except ParameterError as e:
-            if len(methods) == 1: raise
+            if len(methods) == 1:
+                raise
             failed[method] = str(e)
             continue
         fig = draw_explanation(image, found, f'{method}: {target}')
-        write_all({Path(out)/f'{stem}_{method}.npy': _bytes(lambda f: np.save(f, to_shape(found.map, cell.shape))), Path(out)/f'{stem}_{method}.png': _bytes(lambda f: fig.savefig(f, dpi=110))})
+        write_all(
+            {
+                Path(out) / f'{stem}_{method}.npy': _bytes(
+                    lambda f: np.save(f, to_shape(found.map, cell.shape))
+                ),
+                Path(out) / f'{stem}_{method}.png': _bytes(lambda f: fig.savefig(f, dpi=110)),
+            }
+        )
         plt.close(fig)
         tables[method] = found.table.assign(**{'class': CLASSES[index], 'probability': round(probability, 4)})
     return tables, failed
 
-def explain_files(paths, out, method: str = 'all', target: str = 'nucleus', seed: int = 0, samples: int = 512, model: str = 'blood-unet-64',
-                  device: str = 'auto', progress: bool = False) -> Explained:
+
+def explain_files(
+    paths,
+    out,
+    method: str = 'all',
+    target: str = 'nucleus',
+    seed: int = 0,
+    samples: int = 512,
+    model: str = 'blood-unet-64',
+    device: str = 'auto',
+    progress: bool = False,
+) -> Explained:
     """Explain images of single white cells; write maps, pictures and `explanations.csv` into `out`.
 
-    `method`: one of `METHODS`, or 'all'; `target`: one of `TARGETS`; `samples`: forwards of the sampled methods. `STEM_METHOD.npy` is float32 (H, W) at the size of the
-    input. `class`, `probability`: what the network itself names, in one view; `blood-unet segment` asks it for eight and joins a recipe, so the two may differ. With 'all' and 'context' the heat
-    maps, which have no context game, are left out. The table is written after every image, and keeps what it held of other images and methods. What cannot be read or explained is reported and the rest goes on. Raises `ParameterError` on unknown names and on an output folder that cannot be used."""
-    check_choice(method, (*METHODS, 'all'), 'method'); check_choice(target, TARGETS, 'target')
+    `method`: one of `METHODS`, or 'all'; `target`: one of `TARGETS`; `samples`: forwards of the sampled
+    methods. `STEM_METHOD.npy` is float32 (H, W) at the size of the input. `class`, `probability`: what the
+    network itself names, in one view; `blood-unet segment` asks it for eight and joins a recipe, so the two
+    may differ. With 'all' and 'context' the heat maps, which have no context game, are left out. The table is
+    written after every image, and keeps what it held of other images and methods. What cannot be read or
+    explained is reported and the rest goes on. Raises `ParameterError` on unknown names and on an output
+    folder that cannot be used.
+    """
+    check_choice(method, (*METHODS, 'all'), 'method')
+    check_choice(target, TARGETS, 'target')
     files, failed = find_images(paths)
-    methods = (method,) if method != 'all' else tuple(m for m in METHODS if target != 'context' or m not in HEAT)
+    methods = (
+        (method,) if method != 'all' else tuple(m for m in METHODS if target != 'context' or m not in HEAT)
+    )
     net = BloodUNet.from_pretrained(model).to(pick_device(device))
     stems = dict(zip(files, output_stems(files)))
     out = output_folder(out, paths, files, [f'{m}.{kind}' for m in methods for kind in ('npy', 'png')])
-    told, table = _kept_rows(out/'explanations.csv'), pd.DataFrame(columns=CSV)
+    told, table = _kept_rows(out / 'explanations.csv'), pd.DataFrame(columns=CSV)
     for batch in batches(tqdm(files, disable=not progress, unit='image'), failed, most=1):
         for path, image, _ in batch:
-            try: found, refused = explain_image(image, net, stems[path], out, methods, target, seed, samples)
+            try:
+                found, refused = explain_image(image, net, stems[path], out, methods, target, seed, samples)
             except ParameterError as e:
                 failed[str(path)] = str(e)
                 continue
             failed |= {f'{path} ({m})': why for m, why in refused.items()}
             table = _joined(table, *(t.assign(file=str(path))[list(CSV)] for t in found.values()))
             told = told[~((told.file == str(path)) & told.method.isin(list(found)))]
-            write_all({out/'explanations.csv': _csv(told, table)})
-    write_all({out/'explanations.csv': _csv(told, table)})
+            write_all({out / 'explanations.csv': _csv(told, table)})
+    write_all({out / 'explanations.csv': _csv(told, table)})
     return Explained(table, failed)
 
 # %% ../nbs/15_explain.ipynb #e077c666
 @app.command()
-def explain(images: Annotated[list[str], typer.Argument(help='Images of one white cell each, or folders of them.')],
-            out: Annotated[str, typer.Option(help='Folder for maps, pictures and explanations.csv.')],
-            method: Annotated[str, typer.Option(help=f'{", ".join(METHODS)} or all.')] = 'all',
-            target: Annotated[str, typer.Option(help='nucleus, context, class (the one the network names), or a class by name.')] = 'nucleus',
-            seed: Annotated[int, typer.Option(min=0, help='Seed of the sampled methods.')] = 0,
-            samples: Annotated[int, typer.Option(min=1, help='Forwards of the sampled methods.')] = 512,
-            model: Annotated[str, typer.Option(help='Bundled name, folder or hub id.')] = 'blood-unet-64',
-            device: Annotated[str, typer.Option(help='auto, cpu, cuda or mps.')] = 'auto'):
+def explain(
+    images: Annotated[list[str], typer.Argument(help='Images of one white cell each, or folders of them.')],
+    out: Annotated[str, typer.Option(help='Folder for maps, pictures and explanations.csv.')],
+    method: Annotated[str, typer.Option(help=f'{", ".join(METHODS)} or all.')] = 'all',
+    target: Annotated[
+        str, typer.Option(help='nucleus, context, class (the one the network names), or a class by name.')
+    ] = 'nucleus',
+    seed: Annotated[int, typer.Option(min=0, help='Seed of the sampled methods.')] = 0,
+    samples: Annotated[int, typer.Option(min=1, help='Forwards of the sampled methods.')] = 512,
+    model: Annotated[str, typer.Option(help='Bundled name, folder or hub id.')] = 'blood-unet-64',
+    device: Annotated[str, typer.Option(help='auto, cpu, cuda or mps.')] = 'auto',
+):
     "Which parts of your cells the masks or the class come from."
-    table, failed = explain_files(images, out, method, target, seed, samples, model, device, progress=sys.stderr.isatty())
-    for file, why in failed.items(): print(f'failed:  {file}: {why}', file=sys.stderr)
-    print(f'{table.file.nunique()} images explained, {len(failed)} failures; maps, pictures and explanations.csv are in {out}')
-    if failed: raise typer.Exit(1)
+    table, failed = explain_files(
+        images, out, method, target, seed, samples, model, device, progress=sys.stderr.isatty()
+    )
+    for file, why in failed.items():
+        print(f'failed:  {file}: {why}', file=sys.stderr)
+    print(
+        f'{table.file.nunique()} images explained, {len(failed)} failures; maps, pictures and'
+        f' explanations.csv are in {out}'
+    )
+    if failed:
+        raise typer.Exit(1)
 
 # %% ../nbs/15_explain.ipynb #1965db8f
 def load_masks(folder, cells):
-    "Nucleus and cell masks of the images of `cells` from `STEM_nucleus.png` and `STEM_cell.png` (above 127), as `blood-unet segment` writes them; raises `DataError` on a missing one or another size."
+    """Nucleus and cell masks of the images of `cells` from `STEM_nucleus.png` and `STEM_cell.png` (above
+    127), as `blood-unet segment` writes them; raises `DataError` on a missing one or another size.
+    """
+
     def one(stem, name, image, kind):
-        path = Path(folder)/f'{stem}_{kind}.png'
-        if not path.is_file(): raise DataError(f'no {path.name} in {folder}', 'STEM_nucleus.png and STEM_cell.png for every image', 'write them with blood-unet segment, or leave --masks out')
+        path = Path(folder) / f'{stem}_{kind}.png'
+        if not path.is_file():
+            raise DataError(
+                f'no {path.name} in {folder}',
+                'STEM_nucleus.png and STEM_cell.png for every image',
+                'write them with blood-unet segment, or leave --masks out',
+            )
         try:
-            with Image.open(path) as picture: mask = np.asarray(picture.convert('L')) > 127
-        except OSError as e: raise DataError(f'{path.name}, unreadable ({type(e).__name__})', 'a mask, 0 or 255', 'write it again') from e
-        if mask.shape != image.shape[:2]: raise DataError(f'{path.name} of {mask.shape[1]}x{mask.shape[0]} px', f'{image.shape[1]}x{image.shape[0]} px, the size of {name}', 'make the masks at the size of the images')
+            with Image.open(path) as picture:
+                mask = np.asarray(picture.convert('L')) > 127
+        except OSError as e:
+            raise DataError(
+                f'{path.name}, unreadable ({type(e).__name__})', 'a mask, 0 or 255', 'write it again'
+            ) from e
+        if mask.shape != image.shape[:2]:
+            raise DataError(
+                f'{path.name} of {mask.shape[1]}x{mask.shape[0]} px',
+                f'{image.shape[1]}x{image.shape[0]} px, the size of {name}',
+                'make the masks at the size of the images',
+            )
         return mask
+
     stems = output_stems([Path(name) for name in cells.names])
-    return {kind: [one(stem, name, image, kind) for stem, name, image in zip(stems, cells.names, cells.images)] for kind in ('nucleus', 'cell')}
+    return {
+        kind: [one(stem, name, image, kind) for stem, name, image in zip(stems, cells.names, cells.images)]
+        for kind in ('nucleus', 'cell')
+    }
 
-def scorecard_files(images, out, masks=None, model: str = 'blood-unet-64', seed: int = 0, metrics=tuple(METRICS), device: str = 'auto') -> pd.DataFrame:
-    """The scorecard of a network on a folder of images: `scorecard.csv` (a row a measure, explainer and image) and `detection.csv` in `out`; returns the latter.
 
-    `masks`: a folder of `STEM_nucleus.png` and `STEM_cell.png`, by default the recipes'. Raises `DataError` on images or masks that are missing, `ParameterError` on fewer than two."""
+def scorecard_files(
+    images,
+    out,
+    masks=None,
+    model: str = 'blood-unet-64',
+    seed: int = 0,
+    metrics=tuple(METRICS),
+    device: str = 'auto',
+) -> pd.DataFrame:
+    """The scorecard of a network on a folder of images.
+
+    `scorecard.csv` (a row a measure, explainer and image) and `detection.csv` in `out`; returns the latter.
+
+    `masks`: a folder of `STEM_nucleus.png` and `STEM_cell.png`, by default the recipes'. Raises `DataError`
+    on images or masks that are missing, `ParameterError` on fewer than two.
+    """
     net = BloodUNet.from_pretrained(model).to(pick_device(device))
     cells = load_folder(images)
-    if masks is not None: cells = replace(cells, **load_masks(masks, cells))
-    out, cells = output_folder(out, images, [], ()), resize_cells(replace(cells, labels=None), net.config['input_size'])
+    if masks is not None:
+        cells = replace(cells, **load_masks(masks, cells))
+    out, cells = (
+        output_folder(out, images, [], ()),
+        resize_cells(replace(cells, labels=None), net.config['input_size']),
+    )
     red = make_masks(cells.images, 'red')
-    if masks is None: cells = add_masks(cells)
+    if masks is None:
+        cells = add_masks(cells)
     inner = cells.nucleus & cells.cell
     players = cell_parts(inner, cells.cell, red & ~cells.cell)
-    explainers = {'Grad-CAM': lambda m, t, x, s: grad_cam(m, contrast_of(t), x), 'integrated gradients': lambda m, t, x, s: integrated_gradients(m, t, x), 'attention': lambda m, t, x, s: attention_maps(m, x)}
+    explainers = {
+        'Grad-CAM': lambda m, t, x, s: grad_cam(m, contrast_of(t), x),
+        'integrated gradients': lambda m, t, x, s: integrated_gradients(m, t, x),
+        'attention': lambda m, t, x, s: attention_maps(m, x),
+    }
     explainers |= part_explainers(players, cells.cell, images=cells.images)
     found = scorecard(net, explainers | CONTROLS, cells.images, players, metrics=metrics, seed=seed)
     told = detection(found, list(CONTROLS))
     found['image'] = np.array(cells.names)[found.image]
-    write_all({out/'scorecard.csv': found.to_csv(index=False, float_format='%.6g').encode(), out/'detection.csv': told.to_csv(index=False, float_format='%.6g').encode()})
+    write_all(
+        {
+            out / 'scorecard.csv': found.to_csv(index=False, float_format='%.6g').encode(),
+            out / 'detection.csv': told.to_csv(index=False, float_format='%.6g').encode(),
+        }
+    )
     return told
 
 # %% ../nbs/15_explain.ipynb #77d63b0b
 @app.command('scorecard')
-def scorecard_command(images: Annotated[str, typer.Option(help='Folder of images of one white cell each.')],
-                      out: Annotated[str, typer.Option(help='Folder for scorecard.csv and detection.csv.')],
-                      masks: Annotated[str, typer.Option(help='Folder of STEM_nucleus.png and STEM_cell.png; by default the recipes\' masks.')] = None,
-                      model: Annotated[str, typer.Option(help='Bundled name, folder or hub id.')] = 'blood-unet-64',
-                      seed: Annotated[int, typer.Option(min=0, help='Seed of all that is drawn.')] = 0,
-                      device: Annotated[str, typer.Option(help='auto, cpu, cuda or mps.')] = 'auto'):
+def scorecard_command(
+    images: Annotated[str, typer.Option(help='Folder of images of one white cell each.')],
+    out: Annotated[str, typer.Option(help='Folder for scorecard.csv and detection.csv.')],
+    masks: Annotated[
+        str,
+        typer.Option(help='Folder of STEM_nucleus.png and STEM_cell.png; by default the recipes\' masks.'),
+    ] = None,
+    model: Annotated[str, typer.Option(help='Bundled name, folder or hub id.')] = 'blood-unet-64',
+    seed: Annotated[int, typer.Option(min=0, help='Seed of all that is drawn.')] = 0,
+    device: Annotated[str, typer.Option(help='auto, cpu, cuda or mps.')] = 'auto',
+):
     "How far each explanation of a network can be trusted on your images, and which measures can tell."
-    print(scorecard_files(images, out, masks, model, seed, device=device).to_string(index=False, float_format=lambda v: f'{v:.3f}'))
+    print(
+        scorecard_files(images, out, masks, model, seed, device=device).to_string(
+            index=False, float_format=lambda v: f'{v:.3f}'
+        )
+    )

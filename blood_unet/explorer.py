@@ -12,7 +12,13 @@ __all__ = ['NUCLEUS', 'TARGETS', 'METHODS', 'OVER', 'FILLS_TRIED', 'LEFT', 'UNSI
            'cell_subject', 'read_upload', 'need_widgets', 'picture_bytes', 'readout', 'Explorer']
 
 # %% ../nbs/12_explorer.ipynb #087385cf
-import html, io, re, tempfile, textwrap, traceback, warnings
+import html
+import io
+import re
+import tempfile
+import textwrap
+import traceback
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -25,18 +31,65 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from scipy import ndimage as ndi
 
-from .core import PALETTE, BloodUNetError, ImageError, ParameterError, atomic_path, check_choice, dice, overlay, write_json
-from .data import CLASSES, EXPERT_SETS, MIN_SIDE, SIZES, SUFFIXES, bloodmnist_file, find_data, load_cells, load_expert, read_image
-from .heatmaps import HEAT_MAPS, ClassLogOdds, HardDice, contrast_of, frozen_mask, model_device, probability_map
-from .local_surrogate import PARTS, Game, Players, Surrogate, cell_parts, local_surrogate, make_fill, make_game, masked_images, paint, play, superpixels
+from blood_unet.core import (
+    PALETTE,
+    BloodUNetError,
+    ImageError,
+    ParameterError,
+    atomic_path,
+    check_choice,
+    dice,
+    overlay,
+    write_json,
+)
+from blood_unet.data import (
+    CLASSES,
+    EXPERT_SETS,
+    MIN_SIDE,
+    SIZES,
+    SUFFIXES,
+    bloodmnist_file,
+    find_data,
+    load_cells,
+    load_expert,
+    read_image,
+)
+from blood_unet.heatmaps import (
+    HEAT_MAPS,
+    ClassLogOdds,
+    HardDice,
+    contrast_of,
+    frozen_mask,
+    model_device,
+    probability_map,
+)
+from blood_unet.local_surrogate import (
+    PARTS,
+    Game,
+    Players,
+    Surrogate,
+    cell_parts,
+    local_surrogate,
+    make_fill,
+    make_game,
+    masked_images,
+    paint,
+    play,
+    superpixels,
+)
 from .model import BloodUNet, pick_device, predict, target_shape
 from .preprocessing import make_masks, to_tensor, to_uint8
 from .shapley import exact_parts
 
 # %% ../nbs/12_explorer.ipynb #47d60dd4
 class Subject(NamedTuple):
-    """One cell to be explained. `image`: uint8 (H, W, 3), as it came; `x`: float (1, 3, h, w) in [0, 1], as the network sees it; `players`: its five parts;
-    `donor`, `donor_players`: the picture whose background stands in for a hidden one; `name`, `truth`: what is known about it, in words."""
+    """One cell to be explained.
+
+    `image`: uint8 (H, W, 3), as it came; `x`: float (1, 3, h, w) in [0, 1], as the network sees it;
+    `players`: its five parts; `donor`, `donor_players`: the picture whose background stands in for a hidden
+    one; `name`, `truth`: what is known about it, in words.
+    """
+
     image: np.ndarray
     x: torch.Tensor
     players: Players
@@ -44,54 +97,108 @@ class Subject(NamedTuple):
     donor_players: Players
     name: str = 'cell'
     truth: str = ''
+
     @property
-    def seen(self): return to_uint8(self.x)[0]
+    def seen(self):
+        return to_uint8(self.x)[0]
+
 
 def resize(image, shape):
-    "A uint8 image (H, W, 3) or a bool mask (H, W) at another `shape` (h, w), as `model.predict` resamples: bilinear, averaged where it shrinks; a mask is what covers more than half of a pixel."
+    """A uint8 image (H, W, 3) or a bool mask (H, W) at another `shape` (h, w), as `model.predict` resamples.
+
+    Bilinear, averaged where it shrinks; a mask is what covers more than half of a pixel.
+    """
     mask = image.ndim == 2
     x = torch.from_numpy(image).float()[None, None] if mask else to_tensor(image[None])
     x = F.interpolate(x, shape, mode='bilinear', antialias=True, align_corners=False)
-    return (x[0, 0] > .5).numpy() if mask else to_uint8(x)[0]
+    return (x[0, 0] > 0.5).numpy() if mask else to_uint8(x)[0]
+
 
 def find_parts(image, nucleus=None, cell=None, red=None) -> Players:
-    "The five parts of a uint8 image (H, W, 3) by bool masks of any size, by the recipes in the place of those that are None."
-    masks = [make_masks(image, recipe) if mask is None else resize(mask, image.shape[:2]) for recipe, mask in zip(('nucleus', 'cell', 'red'), (nucleus, cell, red))]
+    """The five parts of a uint8 image (H, W, 3) by bool masks of any size, by the recipes in the place of
+    those that are None.
+    """
+    masks = [
+        make_masks(image, recipe) if mask is None else resize(mask, image.shape[:2])
+        for recipe, mask in zip(('nucleus', 'cell', 'red'), (nucleus, cell, red))
+    ]
     return cell_parts((masks[0] & masks[1])[None], masks[1][None], (masks[2] & ~masks[1])[None])
 
-def make_subject(image, model, masks=(), donor=None, donor_masks=(), name: str = 'cell', truth: str = '') -> Subject:
+
+def make_subject(
+    image, model, masks=(), donor=None, donor_masks=(), name: str = 'cell', truth: str = ''
+) -> Subject:
     """A `Subject` of a uint8 image (H, W, 3) of any size for a `BloodUNet`.
 
-    `masks`, `donor_masks`: nucleus, cell and red cells, bool or None each; `donor`: another image, by default the same, so that a hidden
-    background shows its own median colour. Raises `ImageError` on a picture that is far from square."""
+    `masks`, `donor_masks`: nucleus, cell and red cells, bool or None each; `donor`: another image, by default
+    the same, so that a hidden background shows its own median colour. Raises `ImageError` on a picture that
+    is far from square.
+    """
     shape = target_shape(image.shape[:2], model.config['input_size'])
-    if min(shape) < MIN_SIDE: raise ImageError(f'a picture of {image.shape[1]}x{image.shape[0]} px', 'one cell, about as wide as high', 'cut the cell out first')
+    if min(shape) < MIN_SIDE:
+        raise ImageError(
+            f'a picture of {image.shape[1]}x{image.shape[0]} px',
+            'one cell, about as wide as high',
+            'cut the cell out first',
+        )
     pictures = [resize(im, shape) for im in ((image,) if donor is None else (image, donor))]
     players = [find_parts(im, *m) for im, m in zip(pictures, (masks, donor_masks))]
-    return Subject(image, to_tensor(pictures[0][None]), players[0], to_tensor(pictures[-1][None]), players[-1], name, truth)
+    return Subject(
+        image,
+        to_tensor(pictures[0][None]),
+        players[0],
+        to_tensor(pictures[-1][None]),
+        players[-1],
+        name,
+        truth,
+    )
 
 # %% ../nbs/12_explorer.ipynb #92532c84
 class Sight(NamedTuple):
-    "What the network makes of one picture: `image` uint8 (h, w, 3); `nucleus`, `cell` bool (h, w); `class_probability` float64 (K,)."
+    """What the network makes of one picture: `image` uint8 (h, w, 3).
+
+    `nucleus`, `cell` bool (h, w); `class_probability` float64 (K,).
+    """
+
     image: np.ndarray
     nucleus: np.ndarray
     cell: np.ndarray
     class_probability: np.ndarray
+
 
 def look(model, image) -> Sight:
     "The network's masks and class probabilities of a uint8 image (H, W, 3)."
     seen = predict(model, image, device=str(model_device(model)))
     return Sight(image, seen.nucleus[0], seen.cell[0], seen.class_probability[0])
 
+
 NUCLEUS = PARTS[:2]
 
-def parts_game(subject: Subject, fill: str = 'nested', context: bool = False, players: Players = None) -> Game:
-    "The game of a subject's five parts; of the three outside the nucleus, which is then always shown, for the `context` effect."
-    return make_game(subject.x, players or subject.players, fill, NUCLEUS if context else (), donors=subject.donor, donor_players=subject.donor_players)
+
+def parts_game(
+    subject: Subject, fill: str = 'nested', context: bool = False, players: Players = None
+) -> Game:
+    """The game of a subject's five parts.
+
+    Of the three outside the nucleus, which is then always shown, for the `context` effect.
+    """
+    return make_game(
+        subject.x,
+        players or subject.players,
+        fill,
+        NUCLEUS if context else (),
+        donors=subject.donor,
+        donor_players=subject.donor_players,
+    )
+
 
 def hide_parts(subject: Subject, model, hidden) -> Sight:
-    "What the network makes of a subject with the parts named in `hidden` taken away; `ParameterError` on another name."
-    for name in hidden: check_choice(name, PARTS, 'hidden')
+    """What the network makes of a subject with the parts named in `hidden` taken away.
+
+    `ParameterError` on another name.
+    """
+    for name in hidden:
+        check_choice(name, PARTS, 'hidden')
     shown = torch.tensor([[name not in hidden for name in PARTS]])
     return look(model, to_uint8(masked_images(parts_game(subject), shown, torch.tensor([0])))[0])
 
@@ -99,34 +206,56 @@ def hide_parts(subject: Subject, model, hidden) -> Sight:
 TARGETS = ('nucleus', 'context', 'class')
 METHODS = (*HEAT_MAPS, 'probability')
 
-def make_target(subject: Subject, model, target: str, probability) -> tuple:
-    """`(target, unit)`: a callable of room 05 and what its values are, in words. `target`: one of `TARGETS` or `CLASSES`; `probability` (K,): what the network says.
 
-    Raises `ParameterError` on another name, and where there is no mask to explain."""
+def make_target(subject: Subject, model, target: str, probability) -> tuple:
+    """`(target, unit)`: a callable of room 05 and what its values are, in words.
+
+    `target`: one of `TARGETS` or `CLASSES`; `probability` (K,): what the network says.
+
+    Raises `ParameterError` on another name, and where there is no mask to explain.
+    """
     check_choice(target, TARGETS + CLASSES, 'target')
     if target in ('nucleus', 'context'):
         region = frozen_mask(model, subject.x)
-        if not region.any(): raise ParameterError('a picture in which the network finds no nucleus', 'a mask to explain', 'ask about a class')
+        if not region.any():
+            raise ParameterError(
+                'a picture in which the network finds no nucleus', 'a mask to explain', 'ask about a class'
+            )
         return HardDice(region), "Dice with the whole picture's mask"
     index = int(np.argmax(probability)) if target == 'class' else CLASSES.index(target)
     return ClassLogOdds(index), f'log-odds of {CLASSES[index]}'
 
+
 def heat_of(subject: Subject, model, goal, target: str, method: str, seed: int = 0):
-    "The heat map named in `METHODS`: float64 (h, w), signed; of a mask, Grad-CAM's is that of `contrast_of` it; for the context effect 0 in the nucleus, which is no player there."
+    """The heat map named in `METHODS`: float64 (h, w), signed.
+
+    Of a mask, Grad-CAM's is that of `contrast_of` it; for the context effect 0 in the nucleus, which is no
+    player there.
+    """
     check_choice(method, METHODS, 'method')
     goal = contrast_of(goal) if method == 'Grad-CAM' else goal
-    heat = probability_map(model, subject.x)[0] if method == 'probability' else HEAT_MAPS[method](model, goal, subject.x, seed=seed)[0]
+    heat = (
+        probability_map(model, subject.x)[0]
+        if method == 'probability'
+        else HEAT_MAPS[method](model, goal, subject.x, seed=seed)[0]
+    )
     return np.where(subject.players.labels[0].numpy() < 2, 0, heat) if target == 'context' else heat
 
 # %% ../nbs/12_explorer.ipynb #51e04bc2
 OVER = ('superpixels', 'parts')
 
+
 def len_game(subject: Subject, over: str = 'superpixels', context: bool = False, seed: int = 0) -> Game:
-    "The game that LEN plays: six superpixels inside the cell and six outside, or the five parts; without the nucleus for the `context` effect."
-    if check_choice(over, OVER, 'over') == 'parts': return parts_game(subject, context=context)
+    """The game that LEN plays: six superpixels inside the cell and six outside, or the five parts.
+
+    Without the nucleus for the `context` effect.
+    """
+    if check_choice(over, OVER, 'over') == 'parts':
+        return parts_game(subject, context=context)
     labels = subject.players.labels[0]
     labels, names = superpixels(subject.seen[None], (labels <= 2).numpy()[None], seed=seed)
-    if context: labels = torch.where(subject.players.labels < 2, -1, labels)
+    if context:
+        labels = torch.where(subject.players.labels < 2, -1, labels)
     kept = [i for i in range(len(names)) if (labels == i).any()]
     new = torch.full((len(names) + 1,), -1)
     new[kept] = torch.arange(len(kept))
@@ -134,42 +263,83 @@ def len_game(subject: Subject, over: str = 'superpixels', context: bool = False,
     return Game(subject.x, Players(new[labels], tuple(names[i] for i in kept)), absent)
 
 # %% ../nbs/12_explorer.ipynb #8a53d6bb
-FILLS_TRIED, LEFT = ('nested', 'parts', 'background'), .15
+FILLS_TRIED, LEFT = ('nested', 'parts', 'background'), 0.15
+
 
 class Spread(NamedTuple):
     "Exact Shapley values of parts `names`: `values` (n,), and the lowest and highest over `variants`, texts."
+
     names: tuple
     values: np.ndarray
     low: np.ndarray
     high: np.ndarray
     variants: tuple
 
+
 def move_border(players: Players, by: int) -> Players:
     "Five parts with the borders of nucleus and cell moved outwards by `by` pixels, inwards where negative."
     labels = players.labels[0].numpy()
-    move = lambda mask: ndi.binary_dilation(mask, iterations=by) if by > 0 else ndi.binary_erosion(mask, iterations=-by, border_value=1) if by < 0 else mask
+
+    def move(mask):
+        return (
+            ndi.binary_dilation(mask, iterations=by)
+            if by > 0
+            else ndi.binary_erosion(mask, iterations=-by, border_value=1)
+            if by < 0
+            else mask
+        )
+
     nucleus, cell = move(labels <= 1), move(labels <= 2)
     return cell_parts((nucleus & cell)[None], cell[None], ((labels == 3) & ~cell)[None])
 
+
 def fills_that_hide(subject: Subject, model) -> list:
-    "Those of `FILLS_TRIED` with which the picture of nothing has a Dice of at most `LEFT` with the mask of the whole; all of them where that mask is empty."
+    """Those of `FILLS_TRIED` with which the picture of nothing has a Dice of at most `LEFT` with the mask of
+    the whole; all of them where that mask is empty.
+    """
     region = frozen_mask(model, subject.x)
-    if not region.any(): return list(FILLS_TRIED)
-    return [fill for fill in FILLS_TRIED if play(parts_game(subject, fill), model, HardDice(region), np.zeros((1, 5), bool))[0, 0] <= LEFT]
+    if not region.any():
+        return list(FILLS_TRIED)
+    return [
+        fill
+        for fill in FILLS_TRIED
+        if play(parts_game(subject, fill), model, HardDice(region), np.zeros((1, 5), bool))[0, 0] <= LEFT
+    ]
+
 
 def shap_spread(subject: Subject, model, goal, target: str) -> Spread:
-    "Exact Shapley values of the parts, by the first fill that hides the nucleus, over all such fills and three borders; `ParameterError` where no fill does."
+    """Exact Shapley values of the parts, by the first fill that hides the nucleus, over all such fills and
+    three borders; `ParameterError` where no fill does.
+    """
     fills = fills_that_hide(subject, model)
-    if not fills: raise ParameterError(f'a cell whose nucleus the network still finds with everything hidden (Dice above {LEFT})', 'a fill that hides it', 'choose another cell')
-    games = {f'{fill}, border {by:+d} px' if by else fill: parts_game(subject, fill, target == 'context', move_border(subject.players, by)) for fill in fills for by in (0, 1, -1)}
+    if not fills:
+        raise ParameterError(
+            f'a cell whose nucleus the network still finds with everything hidden (Dice above {LEFT})',
+            'a fill that hides it',
+            'choose another cell',
+        )
+    games = {
+        f'{fill}, border {by:+d} px' if by else fill: parts_game(
+            subject, fill, target == 'context', move_border(subject.players, by)
+        )
+        for fill in fills
+        for by in (0, 1, -1)
+    }
     values = np.concatenate([exact_parts(game, model, goal) for game in games.values()])
-    return Spread(next(iter(games.values())).players.names, values[0], values.min(0), values.max(0), tuple(games))
+    return Spread(
+        next(iter(games.values())).players.names, values[0], values.min(0), values.max(0), tuple(games)
+    )
 
 # %% ../nbs/12_explorer.ipynb #d71bd901
 @dataclass(frozen=True, eq=False)
 class CellView:
-    """All that is known about one cell: the `subject` and what was asked, `whole` and `masked` (None with nothing hidden) as the network sees them, `heat` (h, w),
-    LEN's `players` and `surrogate`, SHAP's `spread`, the `unit` of their values; `problem`: why there is no explanation, in words, or empty."""
+    """All that is known about one cell.
+
+    The `subject` and what was asked, `whole` and `masked` (None with nothing hidden) as the network sees
+    them, `heat` (h, w), LEN's `players` and `surrogate`, SHAP's `spread`, the `unit` of their values;
+    `problem`: why there is no explanation, in words, or empty.
+    """
+
     subject: Subject
     network: str
     target: str
@@ -187,31 +357,63 @@ class CellView:
     spread: Spread = None
     problem: str = ''
 
-def explain_cell(subject, model, target: str = 'nucleus', method: str = 'Grad-CAM', over: str = 'superpixels', hidden=(), samples: int = 256,
-                 seed: int = 0, network: str = '', known: dict = None) -> CellView:
+
+def explain_cell(
+    subject,
+    model,
+    target: str = 'nucleus',
+    method: str = 'Grad-CAM',
+    over: str = 'superpixels',
+    hidden=(),
+    samples: int = 256,
+    seed: int = 0,
+    network: str = '',
+    known: dict = None,
+) -> CellView:
     """Masks, class, heat map, LEN and SHAP of one cell, with parts hidden or not: a `CellView`.
 
-    `subject`: a `Subject`, or a uint8 image (H, W, 3); `target`: 'nucleus', 'context', 'class' or a class; `method`: one of `METHODS`; `over`: who plays LEN;
-    `known`: a dict that keeps what was computed, for one subject and model. Raises `ParameterError` on unknown names; a cell that cannot be explained has its reason in `problem`."""
+    `subject`: a `Subject`, or a uint8 image (H, W, 3); `target`: 'nucleus', 'context', 'class' or a class;
+    `method`: one of `METHODS`; `over`: who plays LEN; `known`: a dict that keeps what was computed, for one
+    subject and model. Raises `ParameterError` on unknown names; a cell that cannot be explained has its
+    reason in `problem`.
+    """
     subject = subject if isinstance(subject, Subject) else make_subject(subject, model)
-    for value, choices, word in ((target, TARGETS + CLASSES, 'target'), (method, METHODS, 'method'), (over, OVER, 'over')): check_choice(value, choices, word)
+    for value, choices, word in (
+        (target, TARGETS + CLASSES, 'target'),
+        (method, METHODS, 'method'),
+        (over, OVER, 'over'),
+    ):
+        check_choice(value, choices, word)
     known, context = {} if known is None else known, target == 'context'
+
     def once(key, make):
-        if key not in known: known[key] = make()
+        if key not in known:
+            known[key] = make()
         return known[key]
+
     whole = once('whole', lambda: look(model, subject.seen))
     masked = once(('masked', tuple(hidden)), lambda: hide_parts(subject, model, hidden)) if hidden else None
     view = CellView(subject, network, target, method, over, samples, seed, whole, tuple(hidden), masked)
     try:
         goal, unit = make_target(subject, model, target, whole.class_probability)
-        heat = once(('heat', target, method, seed), lambda: heat_of(subject, model, goal, target, method, seed))
-        players, surrogate = once(('LEN', target, over, samples, seed), lambda: fit_len(len_game(subject, over, context, seed), model, goal, samples, seed))
+        heat = once(
+            ('heat', target, method, seed), lambda: heat_of(subject, model, goal, target, method, seed)
+        )
+        players, surrogate = once(
+            ('LEN', target, over, samples, seed),
+            lambda: fit_len(len_game(subject, over, context, seed), model, goal, samples, seed),
+        )
         spread = once(('SHAP', target), lambda: shap_spread(subject, model, goal, target))
-    except ParameterError as error: return replace(view, problem=str(error))
+    except ParameterError as error:
+        return replace(view, problem=str(error))
     return replace(view, unit=unit, heat=heat, players=players, surrogate=surrogate, spread=spread)
 
+
 def fit_len(game: Game, model, goal, samples: int, seed: int) -> tuple:
-    "The players of a game and LEN's line through their values; its warning of a bad fit is left out, since R2 is shown beside the line."
+    """The players of a game and LEN's line through their values.
+
+    Its warning of a bad fit is left out, since R2 is shown beside the line.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.* surrogates explain less than')
         return game.players, local_surrogate(game, model, goal, samples, seed)
@@ -221,126 +423,281 @@ UNSIGNED = ('saliency', 'SmoothGrad', 'spatial attention', 'channel attention', 
 FOR, AGAINST, HIDDEN = '#b2182b', '#2166ac', PALETTE['nucleus']
 PART_COLOURS = [PALETTE[name] for name in ('purple', 'pink', 'sky', 'red', 'yellow')]
 
+
 def show(axis, picture, title: str, **kwargs):
     "A picture without axes under a title of up to two lines; returns matplotlib's image."
-    axis.axis('off'); axis.set_title(title, fontsize=9)
+    axis.axis('off')
+    axis.set_title(title, fontsize=9)
     return axis.imshow(picture, interpolation='nearest', **kwargs)
 
+
 def show_map(axis, image, values, title: str, signed: bool):
-    "Values (h, w) over the grey image (h, w, 3), with their scale below: signed ones red and blue around 0, others from dark to bright."
-    top = float(np.abs(values).max()) or 1.
+    """Values (h, w) over the grey image (h, w, 3), with their scale below.
+
+    Signed ones red and blue around 0, others from dark to bright.
+    """
+    top = float(np.abs(values).max()) or 1.0
     show(axis, image.mean(2), title, cmap='gray', vmin=0, vmax=255)
-    drawn = axis.imshow(values, interpolation='nearest', alpha=.65, cmap='RdBu_r' if signed else 'inferno', vmin=-top if signed else 0, vmax=top)
-    bar = axis.figure.colorbar(drawn, cax=axis.inset_axes([.05, -.09, .9, .05]), orientation='horizontal')
-    bar.ax.tick_params(labelsize=8, length=2); bar.outline.set_visible(False); bar.solids.set(alpha=1)
+    drawn = axis.imshow(
+        values,
+        interpolation='nearest',
+        alpha=0.65,
+        cmap='RdBu_r' if signed else 'inferno',
+        vmin=-top if signed else 0,
+        vmax=top,
+    )
+    bar = axis.figure.colorbar(drawn, cax=axis.inset_axes([0.05, -0.09, 0.9, 0.05]), orientation='horizontal')
+    bar.ax.tick_params(labelsize=8, length=2)
+    bar.outline.set_visible(False)
+    bar.solids.set(alpha=1)
     ticks = [-top, 0, top] if signed else [0, top]
     bar.set_ticks(ticks, labels=[f'{v:.2g}' for v in ticks])
-    for text, side in ((bar.ax.get_xticklabels()[0], 'left'), (bar.ax.get_xticklabels()[-1], 'right')): text.set_ha(side)
+    for text, side in ((bar.ax.get_xticklabels()[0], 'left'), (bar.ax.get_xticklabels()[-1], 'right')):
+        text.set_ha(side)
+
 
 def show_parts(axis, image, players: Players):
     "The five parts as colours on the grey image."
-    grey = image.mean(2, keepdims=True).repeat(3, 2)/255
-    show(axis, .45*grey + .55*np.array(PART_COLOURS)[players.labels[0].numpy()], 'its five parts')
+    grey = image.mean(2, keepdims=True).repeat(3, 2) / 255
+    show(axis, 0.45 * grey + 0.55 * np.array(PART_COLOURS)[players.labels[0].numpy()], 'its five parts')
+
 
 def show_bars(axis, names, values, low, high, title: str, unit: str):
-    "Values as horizontal bars, first on top, red above 0 and blue below, each with the line from its lowest to its highest; parts of the cell with their colour."
+    """Values as horizontal bars, first on top, red above 0 and blue below, each with the line from its lowest
+    to its highest; parts of the cell with their colour.
+    """
     y, colours = np.arange(len(names)), [FOR if v > 0 else AGAINST for v in values]
-    axis.barh(y, values, color=colours, alpha=.75, height=.7)
+    axis.barh(y, values, color=colours, alpha=0.75, height=0.7)
     axis.hlines(y, low, high, color='.15', lw=1.6)
-    axis.axvline(0, color='.3', lw=.8)
-    axis.set_yticks(y, names); axis.invert_yaxis(); axis.set_title(title, fontsize=9); axis.set_xlabel(unit, fontsize=8)
+    axis.axvline(0, color='.3', lw=0.8)
+    axis.set_yticks(y, names)
+    axis.invert_yaxis()
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel(unit, fontsize=8)
     tidy(axis)
     if set(names) <= set(PARTS):
-        axis.scatter(np.full(len(y), -.04), y, s=30, marker='s', color=[PART_COLOURS[PARTS.index(name)] for name in names], transform=axis.get_yaxis_transform(), clip_on=False)
+        axis.scatter(
+            np.full(len(y), -0.04),
+            y,
+            s=30,
+            marker='s',
+            color=[PART_COLOURS[PARTS.index(name)] for name in names],
+            transform=axis.get_yaxis_transform(),
+            clip_on=False,
+        )
         axis.tick_params(axis='y', pad=12)
 
+
 def tidy(axis):
-    axis.tick_params(labelsize=8, length=0); axis.grid(False, axis='y'); axis.grid(True, axis='x', color='.9'); axis.set_axisbelow(True)
+    axis.tick_params(labelsize=8, length=0)
+    axis.grid(False, axis='y')
+    axis.grid(True, axis='x', color='.9')
+    axis.set_axisbelow(True)
     axis.locator_params(axis='x', nbins=4)
-    for side in ('top', 'right', 'left'): axis.spines[side].set_visible(False)
+    for side in ('top', 'right', 'left'):
+        axis.spines[side].set_visible(False)
+
 
 def show_classes(axis, view: CellView):
     "Class probabilities of the whole picture, and of the masked one if parts are hidden."
-    y, height = np.arange(len(CLASSES)), .4 if view.masked else .7
-    axis.barh(y - (height/2 if view.masked else 0), view.whole.class_probability, height, color=PALETTE['cell'], label='whole')
-    if view.masked: axis.barh(y + height/2, view.masked.class_probability, height, color=HIDDEN, label='parts hidden'); axis.legend(fontsize=8, frameon=False, loc='best')
-    axis.set_yticks(y, CLASSES); axis.invert_yaxis(); axis.set_title('class probability\n' + ('whole picture, and without the parts' if view.masked else f'{view.network or "network"}'), fontsize=9); tidy(axis); axis.set(xlim=(0, 1))
+    y, height = np.arange(len(CLASSES)), 0.4 if view.masked else 0.7
+    axis.barh(
+        y - (height / 2 if view.masked else 0),
+        view.whole.class_probability,
+        height,
+        color=PALETTE['cell'],
+        label='whole',
+    )
+    if view.masked:
+        axis.barh(y + height / 2, view.masked.class_probability, height, color=HIDDEN, label='parts hidden')
+        axis.legend(fontsize=8, frameon=False, loc='best')
+    axis.set_yticks(y, CLASSES)
+    axis.invert_yaxis()
+    axis.set_title(
+        'class probability\n'
+        + ('whole picture, and without the parts' if view.masked else f'{view.network or "network"}'),
+        fontsize=9,
+    )
+    tidy(axis)
+    axis.set(xlim=(0, 1))
+
 
 def draw_view(view: CellView) -> Figure:
-    "A `CellView` as a matplotlib `Figure` of 9.6 x 6.2 inches, of two rows; where there is no explanation its reason stands in the place of the maps and bars."
-    fig = Figure(figsize=(9.6, 6.2), layout='none', facecolor='white')       # fixed places: a layout engine would take twice the time
-    pictures = fig.add_gridspec(1, 4, left=.01, right=.99, top=.925, bottom=.555, wspace=.06).subplots()
-    charts = fig.add_gridspec(1, 3, left=.145, right=.985, top=.43, bottom=.085, wspace=.62).subplots()
-    show(pictures[0], overlay(view.whole.image, view.whole.nucleus, view.whole.cell), f'{view.subject.name}\nas the network outlines it')
-    if view.masked: show(pictures[1], overlay(view.masked.image, view.masked.nucleus, view.masked.cell), 'outlined again without\n' + short_list(view.hidden))
-    else: show_parts(pictures[1], view.whole.image, view.subject.players)
+    """A `CellView` as a matplotlib `Figure` of 9.6 x 6.2 inches, of two rows.
+
+    Where there is no explanation its reason stands in the place of the maps and bars.
+    """
+    fig = Figure(
+        figsize=(9.6, 6.2), layout='none', facecolor='white'
+    )  # fixed places: a layout engine would take twice the time
+    pictures = fig.add_gridspec(1, 4, left=0.01, right=0.99, top=0.925, bottom=0.555, wspace=0.06).subplots()
+    charts = fig.add_gridspec(1, 3, left=0.145, right=0.985, top=0.43, bottom=0.085, wspace=0.62).subplots()
+    show(
+        pictures[0],
+        overlay(view.whole.image, view.whole.nucleus, view.whole.cell),
+        f'{view.subject.name}\nas the network outlines it',
+    )
+    if view.masked:
+        show(
+            pictures[1],
+            overlay(view.masked.image, view.masked.nucleus, view.masked.cell),
+            'outlined again without\n' + short_list(view.hidden),
+        )
+    else:
+        show_parts(pictures[1], view.whole.image, view.subject.players)
     show_classes(charts[0], view)
-    if view.problem: return no_explanation(fig, (*pictures[2:], *charts[1:]), view.problem)
+    if view.problem:
+        return no_explanation(fig, (*pictures[2:], *charts[1:]), view.problem)
     seen = view.whole.image
-    show_map(pictures[2], seen, view.heat, f'{view.method}\n{target_words(view)}', view.method not in UNSIGNED)
+    show_map(
+        pictures[2], seen, view.heat, f'{view.method}\n{target_words(view)}', view.method not in UNSIGNED
+    )
     painted = paint(view.surrogate.coefficients, view.players)[0]
-    show_map(pictures[3], seen, painted, f'LEN over {view.players.labels.max() + 1} {view.over}\n{fit_words(view.surrogate)}', True)
+    show_map(
+        pictures[3],
+        seen,
+        painted,
+        f'LEN over {view.players.labels.max() + 1} {view.over}\n{fit_words(view.surrogate)}',
+        True,
+    )
     names = view.players.names if view.over == 'parts' else number_superpixels(pictures[3], view.players)
-    show_bars(charts[1], names, *(v[0] for v in (view.surrogate.coefficients, view.surrogate.low, view.surrogate.high)), 'LEN: coefficients\n95 % interval of the draw', view.unit)
-    show_bars(charts[2], *view.spread[:4], f'SHAP of the parts: exact\nrange over {len(view.spread.variants)} maskings', view.unit)
+    show_bars(
+        charts[1],
+        names,
+        *(v[0] for v in (view.surrogate.coefficients, view.surrogate.low, view.surrogate.high)),
+        'LEN: coefficients\n95 % interval of the draw',
+        view.unit,
+    )
+    show_bars(
+        charts[2],
+        *view.spread[:4],
+        f'SHAP of the parts: exact\nrange over {len(view.spread.variants)} maskings',
+        view.unit,
+    )
     return fig
+
 
 def target_words(view) -> str:
     "What a heat map is about; attention and probability are not asked about a target."
-    return 'whatever the target' if view.method in UNSIGNED[2:] else 'for the ' + {'nucleus': "nucleus' mask", 'context': "mask's context"}.get(view.target, 'class')
-def fit_words(surrogate) -> str: return f'R² {surrogate.r2[0]:.2f}' + ('' if surrogate.trusted[0] else ': do not read it')
-def short_list(names) -> str: return names[0] if len(names) == 1 else f'{len(names)} of the {len(PARTS)} parts'
+    return (
+        'whatever the target'
+        if view.method in UNSIGNED[2:]
+        else 'for the ' + {'nucleus': "nucleus' mask", 'context': "mask's context"}.get(view.target, 'class')
+    )
+
+
+def fit_words(surrogate) -> str:
+    return f'R² {surrogate.r2[0]:.2f}' + ('' if surrogate.trusted[0] else ': do not read it')
+
+
+def short_list(names) -> str:
+    return names[0] if len(names) == 1 else f'{len(names)} of the {len(PARTS)} parts'
+
 
 def number_superpixels(axis, players: Players) -> list:
     "Write each superpixel's number at its most inner pixel, and return the names that the bars get."
     for i in range(len(players.names)):
         depth = ndi.distance_transform_edt(np.pad((players.labels[0] == i).numpy(), 1))[1:-1, 1:-1]
         y, x = np.unravel_index(depth.argmax(), depth.shape)
-        axis.text(x, y, i + 1, fontsize=8, ha='center', va='center', path_effects=[withStroke(linewidth=2, foreground='white')])
+        axis.text(
+            x,
+            y,
+            i + 1,
+            fontsize=8,
+            ha='center',
+            va='center',
+            path_effects=[withStroke(linewidth=2, foreground='white')],
+        )
     return [f'{i + 1} {name.split()[0]}' for i, name in enumerate(players.names)]
+
 
 def no_explanation(fig, axes, problem: str):
     "Empty the axes of maps and bars, and write in their place why."
-    for axis in axes: axis.axis('off')
-    fig.text(.74, .5, textwrap.fill(f'No explanation: {problem}.', 44), ha='center', va='center', fontsize=10)
+    for axis in axes:
+        axis.axis('off')
+    fig.text(
+        0.74, 0.5, textwrap.fill(f'No explanation: {problem}.', 44), ha='center', va='center', fontsize=10
+    )
     return fig
 
 # %% ../nbs/12_explorer.ipynb #4df7a4de
 def sight_numbers(sight: Sight, whole: Sight) -> dict:
-    "What the network makes of a picture, JSON-ready: class, its probability, all probabilities, areas in px, and the Dice of the nucleus with that of the `whole`."
+    """What the network makes of a picture, JSON-ready.
+
+    Class, its probability, all probabilities, areas in px, and the Dice of the nucleus with that of the
+    `whole`.
+    """
     p = sight.class_probability
-    return dict(predicted=CLASSES[p.argmax()], probability=float(p.max()), class_probability={c: float(v) for c, v in zip(CLASSES, p)},
-                nucleus_px=int(sight.nucleus.sum()), cell_px=int(sight.cell.sum()), dice_with_whole=float(dice(sight.nucleus, whole.nucleus)))
+    return dict(
+        predicted=CLASSES[p.argmax()],
+        probability=float(p.max()),
+        class_probability={c: float(v) for c, v in zip(CLASSES, p)},
+        nucleus_px=int(sight.nucleus.sum()),
+        cell_px=int(sight.cell.sum()),
+        dice_with_whole=float(dice(sight.nucleus, whole.nucleus)),
+    )
+
 
 def view_table(view: CellView) -> pd.DataFrame:
-    "LEN's and SHAP's values, one row a player: `kind`, `player`, `value`, `low`, `high`, `unit`; without rows where there is no explanation."
+    """LEN's and SHAP's values, one row a player: `kind`, `player`, `value`, `low`, `high`, `unit`.
+
+    Without rows where there is no explanation.
+    """
     rows = []
     if not view.problem:
         found = [('LEN', view.players.names, *(v[0] for v in view.surrogate[:3])), ('SHAP', *view.spread[:4])]
-        rows = [dict(kind=kind, player=n, value=float(v), low=float(a), high=float(b), unit=view.unit) for kind, names, *numbers in found for n, v, a, b in zip(names, *numbers)]
+        rows = [
+            dict(kind=kind, player=n, value=float(v), low=float(a), high=float(b), unit=view.unit)
+            for kind, names, *numbers in found
+            for n, v, a, b in zip(names, *numbers)
+        ]
     return pd.DataFrame(rows, columns=['kind', 'player', 'value', 'low', 'high', 'unit'])
+
 
 def view_numbers(view: CellView) -> dict:
     "All numbers of a view, JSON-ready."
-    asked = {key: getattr(view, key) for key in ('network', 'target', 'method', 'over', 'samples', 'seed', 'problem')}
-    asked |= dict(name=view.subject.name, truth=view.subject.truth, size=list(view.whole.image.shape[:2]), hidden=list(view.hidden), whole=sight_numbers(view.whole, view.whole))
-    if view.masked: asked['masked'] = sight_numbers(view.masked, view.whole)
-    if view.problem: return asked
+    asked = {
+        key: getattr(view, key)
+        for key in ('network', 'target', 'method', 'over', 'samples', 'seed', 'problem')
+    }
+    asked |= dict(
+        name=view.subject.name,
+        truth=view.subject.truth,
+        size=list(view.whole.image.shape[:2]),
+        hidden=list(view.hidden),
+        whole=sight_numbers(view.whole, view.whole),
+    )
+    if view.masked:
+        asked['masked'] = sight_numbers(view.masked, view.whole)
+    if view.problem:
+        return asked
     r2 = float(view.surrogate.r2[0])
-    return asked | dict(r2=r2 if np.isfinite(r2) else None, forwards=view.surrogate.forwards, maskings=list(view.spread.variants), values=view_table(view).to_dict('records'))
+    return asked | dict(
+        r2=r2 if np.isfinite(r2) else None,
+        forwards=view.surrogate.forwards,
+        maskings=list(view.spread.variants),
+        values=view_table(view).to_dict('records'),
+    )
+
 
 def save_view(view: CellView, folder, fig: Figure = None) -> list:
-    """Write the picture `<name>_<target>_<method>.png`, the numbers (`.json`), the players' values (`.csv`) and the heat map (`.npy`, float64) to a folder, each atomically; their paths.
+    """Write the picture `<name>_<target>_<method>.png`, the numbers (`.json`), the players' values (`.csv`)
+    and the heat map (`.npy`, float64) to a folder, each atomically; their paths.
 
-    Hidden parts are part of the file name. Raises `OSError` where the folder cannot be written."""
+    Hidden parts are part of the file name. Raises `OSError` where the folder cannot be written.
+    """
     parts = (view.subject.name, view.target, view.method, *(f'without {name}' for name in view.hidden))
-    stem = Path(folder)/re.sub(r'[^\w.-]+', '-', '_'.join(parts)).strip('.-')
+    stem = Path(folder) / re.sub(r'[^\w.-]+', '-', '_'.join(parts)).strip('.-')
     paths = [stem.with_name(stem.name + suffix) for suffix in ('.png', '.json', '.csv', '.npy')]
-    with atomic_path(paths[0]) as path: (fig or draw_view(view)).savefig(path, format='png', dpi=150)
+    with atomic_path(paths[0]) as path:
+        (fig or draw_view(view)).savefig(path, format='png', dpi=150)
     write_json(view_numbers(view), paths[1])
-    with atomic_path(paths[2]) as path: view_table(view).to_csv(path, index=False)
-    if view.problem: return paths[:3]
-    with atomic_path(paths[3]) as path: np.save(path, view.heat)
+    with atomic_path(paths[2]) as path:
+        view_table(view).to_csv(path, index=False)
+    if view.problem:
+        return paths[:3]
+    with atomic_path(paths[3]) as path:
+        np.save(path, view.heat)
     return paths
 
 # %% ../nbs/12_explorer.ipynb #dcab7532
@@ -350,36 +707,68 @@ def data_sets(size: int = 64) -> dict:
     experts = {f'experts: {name}': (name, 0) for name, folder in EXPERT_SETS.items() if find_data(folder)}
     return bloodmnist | experts | {f'phantoms, {s} px': ('phantom', s) for s in sorted({28, size})}
 
+
 def open_set(name: str, size: int, n_phantoms: int = 80, seed: int = 0):
-    "The `Cells` of one of `data_sets`, or of a folder: test split, whole expert set, or `n_phantoms` drawn cells."
-    if name in EXPERT_SETS: return load_expert(name)
+    """The `Cells` of one of `data_sets`, or of a folder.
+
+    Test split, whole expert set, or `n_phantoms` drawn cells.
+    """
+    if name in EXPERT_SETS:
+        return load_expert(name)
     return load_cells(name, 'test', size, n_phantoms if name == 'phantom' else None, seed)
 
+
 def default_network(cells, size: int) -> str:
-    "The bundled network for cells `size` px wide: the one trained on phantoms for phantoms, else the one whose input size is nearer."
+    """The bundled network for cells `size` px wide.
+
+    The one trained on phantoms for phantoms, else the one whose input size is nearer.
+    """
     return 'phantom-28' if cells.phantom else 'blood-unet-28' if size < 46 else 'blood-unet-64'
 
+
 def cell_subject(cells, i: int, model) -> Subject:
-    "Cell `i` of `Cells` as a `Subject`, with its masks, and the next cell's background where its own is hidden."
-    masks = lambda j: tuple(None if m is None else m[j] for m in (cells.nucleus, cells.cell, cells.red))
+    """Cell `i` of `Cells` as a `Subject`, with its masks, and the next cell's background where its own is
+    hidden.
+    """
+
+    def masks(j):
+        return tuple(None if m is None else m[j] for m in (cells.nucleus, cells.cell, cells.red))
+
     j = (i + 1) % len(cells)
     truth = '' if cells.labels is None else cells.classes[cells.labels[i]]
-    return make_subject(cells.images[i], model, masks(i), cells.images[j], masks(j), cells.names[i] if cells.names else f'cell {i}', truth)
+    return make_subject(
+        cells.images[i],
+        model,
+        masks(i),
+        cells.images[j],
+        masks(j),
+        cells.names[i] if cells.names else f'cell {i}',
+        truth,
+    )
+
 
 def read_upload(name: str, content) -> tuple:
-    "An uploaded file, by name and bytes, as `(image, warnings)`: uint8 (H, W, 3), and what was lost or guessed, in words. Raises `ImageError` as `data.read_image`."
+    """An uploaded file, by name and bytes, as `(image, warnings)`.
+
+    uint8 (H, W, 3), and what was lost or guessed, in words. Raises `ImageError` as `data.read_image`.
+    """
     warn = []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)/(re.sub(r'[^\w.-]+', '-', Path(name).name).strip('.-') or 'picture')
+        path = Path(folder) / (re.sub(r'[^\w.-]+', '-', Path(name).name).strip('.-') or 'picture')
         path.write_bytes(bytes(content))
         return read_image(path, warn), warn
 
 # %% ../nbs/12_explorer.ipynb #cfc2bfbe
 def need_widgets():
     "The module `ipywidgets`, or an `ImportError` that says what to install."
-    try: import ipywidgets
-    except ImportError as e: raise ImportError(f'{e}; the explorer needs more than the library: pip install "blood_unet[notebooks]"') from e
+    try:
+        import ipywidgets
+    except ImportError as e:
+        raise ImportError(
+            f'{e}; the explorer needs more than the library: pip install "blood_unet[notebooks]"'
+        ) from e
     return ipywidgets
+
 
 def picture_bytes(fig: Figure) -> bytes:
     "A figure as PNG bytes."
@@ -387,85 +776,221 @@ def picture_bytes(fig: Figure) -> bytes:
     fig.savefig(buffer, format='png', dpi=150)
     return buffer.getvalue()
 
+
 def readout(view: CellView) -> str:
     "What the network sees, whole and with parts hidden, as an HTML table."
     rows = {'whole picture': sight_numbers(view.whole, view.whole)}
-    if view.masked: rows['without ' + ', '.join(view.hidden)] = sight_numbers(view.masked, view.whole)
-    cells = lambda tag, *texts: '<tr>' + ''.join(f'<{tag}>{html.escape(str(t))}</{tag}>' for t in texts) + '</tr>'
-    body = [cells('td', name, f"{r['predicted']} {r['probability']:.3f}", f"{r['nucleus_px']} px", f"{r['cell_px']} px", f"{r['dice_with_whole']:.3f}") for name, r in rows.items()]
-    return f'<table class="blood-unet-readout">{cells("th", "", "class, probability", "nucleus", "cell", "Dice of the nuclei")}{"".join(body)}</table>'
+    if view.masked:
+        rows['without ' + ', '.join(view.hidden)] = sight_numbers(view.masked, view.whole)
+
+    def cells(tag, *texts):
+        return '<tr>' + ''.join(f'<{tag}>{html.escape(str(t))}</{tag}>' for t in texts) + '</tr>'
+
+    body = [
+        cells(
+            'td',
+            name,
+            f"{r['predicted']} {r['probability']:.3f}",
+            f"{r['nucleus_px']} px",
+            f"{r['cell_px']} px",
+            f"{r['dice_with_whole']:.3f}",
+        )
+        for name, r in rows.items()
+    ]
+    return (
+        '<table'
+        ' class="blood-unet-readout">'
+        + cells('th', '', 'class, probability', 'nucleus', 'cell', 'Dice of the nuclei')
+        + f'{"".join(body)}</table>'
+    )
+
 
 STYLE = '''<style>
-.blood-unet h3 {margin: 0 0 4px; font-size: 15px} .blood-unet h4 {margin: 10px 0 2px; font-size: 12px; text-transform: uppercase; letter-spacing: .05em; opacity: .65}
-.blood-unet .widget-image {max-width: 100%; height: auto} .blood-unet table {border-collapse: collapse; line-height: 1.5}
+.blood-unet h3 {margin: 0 0 4px; font-size: 15px}
+.blood-unet h4 {margin: 10px 0 2px; font-size: 12px;
+  text-transform: uppercase; letter-spacing: .05em; opacity: .65}
+.blood-unet .widget-image {max-width: 100%; height: auto}
+.blood-unet table {border-collapse: collapse; line-height: 1.5}
 .blood-unet th, .blood-unet td {padding: 1px 18px 1px 0; text-align: left; font-variant-numeric: tabular-nums}
-.blood-unet .good {color: #1b6e3c} .blood-unet .bad {color: #b2182b; font-weight: 600} .blood-unet pre {font-size: 11px; line-height: 1.3; white-space: pre-wrap}
+.blood-unet .good {color: #1b6e3c}
+.blood-unet .bad {color: #b2182b; font-weight: 600}
+.blood-unet pre {font-size: 11px; line-height: 1.3; white-space: pre-wrap}
 </style>'''
 
-class Explorer:
-    """Widgets to choose a cell, ask about it, hide its parts and save what is shown; display it as the last value of a notebook cell.
 
-    `dataset`: 'auto' (BloodMNIST at `size` px if its file is here, else phantoms), 'bloodmnist', 'phantom' or a folder; `save_to`: where the button saves.
-    `view` is what is shown, `error` what the last step raised, or None. Raises `DataError` where a named data set is not there."""
-    def __init__(self, dataset: str = 'auto', size: int = 64, device: str = 'auto', seed: int = 0, samples: int = 256, save_to='explored', n_phantoms: int = 80):
+class Explorer:
+    """Widgets to choose a cell, ask about it, hide its parts and save what is shown.
+
+    Display it as the last value of a notebook cell.
+
+    `dataset`: 'auto' (BloodMNIST at `size` px if its file is here, else phantoms), 'bloodmnist', 'phantom' or
+    a folder; `save_to`: where the button saves. `view` is what is shown, `error` what the last step raised,
+    or None. Raises `DataError` where a named data set is not there.
+    """
+
+    def __init__(
+        self,
+        dataset: str = 'auto',
+        size: int = 64,
+        device: str = 'auto',
+        seed: int = 0,
+        samples: int = 256,
+        save_to='explored',
+        n_phantoms: int = 80,
+    ):
         self.device, self.seed, self.samples, self.n_phantoms = pick_device(device), seed, samples, n_phantoms
-        self.sets, self.models, self.busy, self.view, self.error, self.own = data_sets(size), {}, False, None, None, None
+        self.sets, self.models, self.busy, self.view, self.error, self.own = (
+            data_sets(size),
+            {},
+            False,
+            None,
+            None,
+            None,
+        )
         named = {words: label for label, words in self.sets.items()}
-        first = named.get(('bloodmnist', size), named['phantom', size]) if dataset == 'auto' else named.get((dataset, size), str(dataset))
+        first = (
+            named.get(('bloodmnist', size), named['phantom', size])
+            if dataset == 'auto'
+            else named.get((dataset, size), str(dataset))
+        )
         self.sets.setdefault(first, (dataset, size))
         self.build(need_widgets(), first, save_to)
         self.run('Opening the data set', self.open)
-        if self.error: raise self.error
+        if self.error:
+            raise self.error
 
     def build(self, w, first: str, save_to):
         "Make the widgets and wire each to one step."
         wide = dict(layout=dict(width='auto'), style=dict(description_width='68px'))
-        drop = lambda name, options, **kwargs: w.Dropdown(description=name, options=options, **wide, **kwargs)
-        self.set, self.kind, self.net = drop('data set', list(self.sets), value=first), drop('class', [('any', -1)]), drop('network', ('by size', 'blood-unet-28', 'blood-unet-64', 'phantom-28'))
+
+        def drop(name, options, **kwargs):
+            return w.Dropdown(description=name, options=options, **wide, **kwargs)
+
+        self.set, self.kind, self.net = (
+            drop('data set', list(self.sets), value=first),
+            drop('class', [('any', -1)]),
+            drop('network', ('by size', 'blood-unet-28', 'blood-unet-64', 'phantom-28')),
+        )
         self.number = w.BoundedIntText(value=1, min=1, max=1, description='cell', **wide)
-        self.upload = w.FileUpload(accept=','.join(SUFFIXES), description='Open a picture', layout=dict(width='auto'))
-        self.target = drop('target', [("nucleus' mask", 'nucleus'), ("mask's context", 'context'), ('class it gives', 'class'), *((c, c) for c in CLASSES)])
+        self.upload = w.FileUpload(
+            accept=','.join(SUFFIXES), description='Open a picture', layout=dict(width='auto')
+        )
+        self.target = drop(
+            'target',
+            [
+                ("nucleus' mask", 'nucleus'),
+                ("mask's context", 'context'),
+                ('class it gives', 'class'),
+                *((c, c) for c in CLASSES),
+            ],
+        )
         self.method, self.over = drop('heat map', METHODS), drop('LEN over', OVER)
-        self.parts = [w.Checkbox(description=name, indent=False, layout=dict(width='auto', margin='0 0 0 2px')) for name in PARTS]
+        self.parts = [
+            w.Checkbox(description=name, indent=False, layout=dict(width='auto', margin='0 0 0 2px'))
+            for name in PARTS
+        ]
         self.folder = w.Text(value=str(save_to), description='folder', continuous_update=False, **wide)
         self.button = w.Button(description='Save picture and numbers', layout=dict(width='auto'))
-        self.title, self.picture, self.below, self.status = w.HTML(), w.Image(format='png', layout=dict(width='100%')), w.HTML(), w.HTML()
-        steps = {'Opening the data set': (self.open, self.set), 'Choosing the class': (self.choose, self.kind), 'Choosing the cell': (self.back, self.number), 'Changing the network': (self.pick, self.net),
-                 'Opening the picture': (self.read, self.upload), 'Explaining': (self.explain, self.target, self.method, self.over), 'Hiding': (self.explain, *self.parts)}
+        self.title, self.picture, self.below, self.status = (
+            w.HTML(),
+            w.Image(format='png', layout=dict(width='100%')),
+            w.HTML(),
+            w.HTML(),
+        )
+        steps = {
+            'Opening the data set': (self.open, self.set),
+            'Choosing the class': (self.choose, self.kind),
+            'Choosing the cell': (self.back, self.number),
+            'Changing the network': (self.pick, self.net),
+            'Opening the picture': (self.read, self.upload),
+            'Explaining': (self.explain, self.target, self.method, self.over),
+            'Hiding': (self.explain, *self.parts),
+        }
         for words, (step, *widgets) in steps.items():
-            for widget in widgets: widget.observe(lambda change, words=words, step=step: self.run(words, step), 'value')
+            for widget in widgets:
+                widget.observe(lambda change, words=words, step=step: self.run(words, step), 'value')
         self.button.on_click(lambda button: self.run('Saving', self.keep))
-        head = lambda text: w.HTML(f'<h4>{text}</h4>')
-        left = [head('Cell'), self.set, self.kind, self.number, self.upload, self.net, head('Question'), self.target, self.method, self.over, head('Hide a part'), *self.parts, head('Keep'), self.folder, self.button]
-        columns = w.VBox(left, layout=dict(flex='0 0 246px', margin='0 14px 0 0', overflow='hidden')), w.VBox([self.title, self.picture, self.below, self.status], layout=dict(flex='1 1 0', min_width='0'))
-        self.box = w.VBox([w.HTML(STYLE, layout=dict(display='none')), w.HBox(columns)], layout=dict(width='100%', max_width='1240px'))
+
+        def head(text):
+            return w.HTML(f'<h4>{text}</h4>')
+
+        left = [
+            head('Cell'),
+            self.set,
+            self.kind,
+            self.number,
+            self.upload,
+            self.net,
+            head('Question'),
+            self.target,
+            self.method,
+            self.over,
+            head('Hide a part'),
+            *self.parts,
+            head('Keep'),
+            self.folder,
+            self.button,
+        ]
+        columns = (
+            w.VBox(left, layout=dict(flex='0 0 246px', margin='0 14px 0 0', overflow='hidden')),
+            w.VBox(
+                [self.title, self.picture, self.below, self.status], layout=dict(flex='1 1 0', min_width='0')
+            ),
+        )
+        self.box = w.VBox(
+            [w.HTML(STYLE, layout=dict(display='none')), w.HBox(columns)],
+            layout=dict(width='100%', max_width='1240px'),
+        )
         self.box.add_class('blood-unet')
 
     def run(self, words: str, step):
-        "Do one step, unless it is another step that sets the widgets; say how it went, whatever it raises included."
-        if self.busy: return
+        """Do one step, unless it is another step that sets the widgets.
+
+        Say how it went, whatever it raises included.
+        """
+        if self.busy:
+            return
         self.busy, self.error = True, None
         self.say(f'{words} ...')
-        try: self.say(step() or 'Ready.', 'good')
-        except Exception as error:      # a widget would swallow it: it is kept, and shown in words
+        try:
+            self.say(step() or 'Ready.', 'good')
+        except Exception as error:  # a widget would swallow it: it is kept, and shown in words
             self.error = error
-            fault = '' if isinstance(error, (BloodUNetError, OSError)) else f'<pre>{html.escape("".join(traceback.format_exception(error)[-3:]))}</pre>'
-            self.say(f'{words} failed: {error if not fault else f"a fault of this program, {error!r}"}.', 'bad', fault)
-            if self.view is None: self.picture.layout.display, self.below.value = 'none', ''
-        finally: self.busy = False
+            fault = (
+                ''
+                if isinstance(error, (BloodUNetError, OSError))
+                else f'<pre>{html.escape("".join(traceback.format_exception(error)[-3:]))}</pre>'
+            )
+            self.say(
+                f'{words} failed: {error if not fault else f"a fault of this program, {error!r}"}.',
+                'bad',
+                fault,
+            )
+            if self.view is None:
+                self.picture.layout.display, self.below.value = 'none', ''
+        finally:
+            self.busy = False
 
-    def say(self, words: str, kind: str = '', more: str = ''): self.status.value = f'<span class="blood-unet-status {kind}">{html.escape(words)}</span>{more}'
+    def say(self, words: str, kind: str = '', more: str = ''):
+        self.status.value = f'<span class="blood-unet-status {kind}">{html.escape(words)}</span>{more}'
 
     def open(self):
         "Open the data set that is chosen, all its classes."
         self.cells = open_set(*self.sets[self.set.value], self.n_phantoms, self.seed)
         counts = [] if self.cells.labels is None else self.cells.counts().items()
-        self.kind.options = [(f'any ({len(self.cells)})', -1), *((f'{name} ({n})', i) for i, (name, n) in enumerate(counts) if n)]
+        self.kind.options = [
+            (f'any ({len(self.cells)})', -1),
+            *((f'{name} ({n})', i) for i, (name, n) in enumerate(counts) if n),
+        ]
         return self.choose()
 
     def choose(self):
         "Go to the first cell of the class that is chosen."
-        self.members = np.arange(len(self.cells)) if self.kind.value < 0 else np.flatnonzero(self.cells.labels == self.kind.value)
+        self.members = (
+            np.arange(len(self.cells))
+            if self.kind.value < 0
+            else np.flatnonzero(self.cells.labels == self.kind.value)
+        )
         self.number.value, self.number.max = 1, len(self.members)
         return self.back()
 
@@ -476,7 +1001,8 @@ class Explorer:
 
     def read(self):
         "Open the picture that was given."
-        if not self.upload.value: return None
+        if not self.upload.value:
+            return None
         file, self.upload.value = self.upload.value[0], ()
         image, warned = read_upload(file['name'], file['content'])
         self.own = image, Path(file['name']).stem
@@ -485,13 +1011,19 @@ class Explorer:
 
     def pick(self):
         "Show the cell to the network that is chosen; nothing that was known holds any longer."
-        i, cells = int(self.members[self.number.value - 1]), replace(self.cells, source='own') if self.own else self.cells
+        i, cells = (
+            int(self.members[self.number.value - 1]),
+            (replace(self.cells, source='own') if self.own else self.cells),
+        )
         self.view, self.known = None, {}
         size = max((self.own[0] if self.own else cells.images[i]).shape[:2])
         self.name = default_network(cells, size) if self.net.value == 'by size' else self.net.value
-        if self.name not in self.models: self.models[self.name] = BloodUNet.from_pretrained(self.name).to(self.device)
+        if self.name not in self.models:
+            self.models[self.name] = BloodUNet.from_pretrained(self.name).to(self.device)
         model = self.models[self.name]
-        self.subject = make_subject(self.own[0], model, name=self.own[1]) if self.own else cell_subject(cells, i, model)
+        self.subject = (
+            make_subject(self.own[0], model, name=self.own[1]) if self.own else cell_subject(cells, i, model)
+        )
         for k, box in enumerate(self.parts):
             box.disabled = not bool((self.subject.players.labels == k).any())
             box.value = box.value and not box.disabled
@@ -500,16 +1032,35 @@ class Explorer:
     def explain(self):
         "Explain the cell as asked, and show it."
         self.view, hidden = None, [box.description for box in self.parts if box.value]
-        view = explain_cell(self.subject, self.models[self.name], self.target.value, self.method.value, self.over.value, hidden, self.samples, self.seed, self.name, self.known)
+        view = explain_cell(
+            self.subject,
+            self.models[self.name],
+            self.target.value,
+            self.method.value,
+            self.over.value,
+            hidden,
+            self.samples,
+            self.seed,
+            self.name,
+            self.known,
+        )
         self.figure = draw_view(view)
-        self.picture.value, self.picture.layout.display, self.below.value = picture_bytes(self.figure), '', readout(view)
-        self.title.value = f'<h3>{html.escape(" · ".join(filter(None, (view.subject.name, view.subject.truth))))}</h3>'
+        self.picture.value, self.picture.layout.display, self.below.value = (
+            picture_bytes(self.figure),
+            '',
+            readout(view),
+        )
+        self.title.value = (
+            f'<h3>{html.escape(" · ".join(filter(None, (view.subject.name, view.subject.truth))))}</h3>'
+        )
         self.view = view
 
     def keep(self):
         "Save what is shown."
-        if self.view is None: raise ParameterError('nothing to save', 'a cell that is shown', 'choose a cell first')
+        if self.view is None:
+            raise ParameterError('nothing to save', 'a cell that is shown', 'choose a cell first')
         self.saved = save_view(self.view, self.folder.value, self.figure)
         return f'Saved in {self.saved[0].parent.resolve()}: {", ".join(path.name for path in self.saved)}'
 
-    def _repr_mimebundle_(self, **kwargs): return self.box._repr_mimebundle_(**kwargs) | {'text/plain': 'The explorer: run this cell to use it.'}
+    def _repr_mimebundle_(self, **kwargs):
+        return self.box._repr_mimebundle_(**kwargs) | {'text/plain': 'The explorer: run this cell to use it.'}

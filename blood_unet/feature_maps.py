@@ -24,123 +24,224 @@ from .preprocessing import to_tensor
 
 # %% ../nbs/06_feature_maps.ipynb #153f0b6d
 def levels(model) -> dict:
-    "The levels of a `BloodUNet`, in order of execution: name to module; the last encoder level is read behind its gate. Raises `ParameterError` for another model."
-    if not all(hasattr(model, name) for name in ('encoder', 'gate', 'decoder')): raise ParameterError(f'a {type(model).__name__}', 'a BloodUNet', 'name the layers: a dict of modules')
+    """The levels of a `BloodUNet`, in order of execution: name to module.
+
+    The last encoder level is read behind its gate. Raises `ParameterError` for another model.
+    """
+    if not all(hasattr(model, name) for name in ('encoder', 'gate', 'decoder')):
+        raise ParameterError(f'a {type(model).__name__}', 'a BloodUNet', 'name the layers: a dict of modules')
     n = len(model.encoder)
     down = {f'encoder {i + 1}': block for i, block in enumerate(model.encoder[:-1])}
-    return down | {f'bottleneck {n}': model.gate} | {f'decoder {n - 1 - i}': block for i, block in enumerate(model.decoder)}
+    return (
+        down
+        | {f'bottleneck {n}': model.gate}
+        | {f'decoder {n - 1 - i}': block for i, block in enumerate(model.decoder)}
+    )
+
 
 def check_layers(model, layers=None) -> dict:
-    "Name to module for `layers`: a dict, names out of `levels(model)` or of `named_modules()`, or None for all levels. Raises `ParameterError`."
-    if layers is None: return levels(model)
-    if isinstance(layers, dict): chosen = layers
+    """Name to module for `layers`.
+
+    A dict, names out of `levels(model)` or of `named_modules()`, or None for all levels. Raises
+    `ParameterError`.
+    """
+    if layers is None:
+        return levels(model)
+    if isinstance(layers, dict):
+        chosen = layers
     else:
         known = (levels(model) if hasattr(model, 'encoder') else {}) | dict(model.named_modules())
         for name in layers:
-            if name not in known: raise ParameterError(f'layer {name!r}', 'one of ' + ', '.join(n for n in list(known)[:10] if n), 'name a level, or a layer of model.named_modules()')
+            if name not in known:
+                raise ParameterError(
+                    f'layer {name!r}',
+                    'one of ' + ', '.join(n for n in list(known)[:10] if n),
+                    'name a level, or a layer of model.named_modules()',
+                )
         chosen = {name: known[name] for name in layers}
     own = set(map(id, model.modules()))
     for name, module in chosen.items():
-        if id(module) not in own: raise ParameterError(f'{name!r}, a {type(module).__name__} that is no part of the model', 'its own modules', 'take them from model.named_modules()')
+        if id(module) not in own:
+            raise ParameterError(
+                f'{name!r}, a {type(module).__name__} that is no part of the model',
+                'its own modules',
+                'take them from model.named_modules()',
+            )
     return chosen
+
 
 @contextlib.contextmanager
 def activations(model, layers=None):
-    """Eval mode without gradients, and a dict that holds what each layer gave in the last forward pass: name to tensor (N, C, h, w). Paper, Figure 6.
+    """Eval mode without gradients, and a dict that holds what each layer gave in the last forward pass.
 
-    `layers`: see `check_layers`. Hooks and modes are put back after it, also when the body raises."""
+    Name to tensor (N, C, h, w). Paper, Figure 6.
+
+    `layers`: see `check_layers`. Hooks and modes are put back after it, also when the body raises.
+    """
     kept, hooks = {}, []
     try:
-        for name, module in check_layers(model, layers).items(): hooks.append(module.register_forward_hook(lambda m, i, o, name=name: kept.update({name: o})))
-        with evaluating(model): yield kept
+        for name, module in check_layers(model, layers).items():
+            hooks.append(module.register_forward_hook(lambda m, i, o, name=name: kept.update({name: o})))
+        with evaluating(model):
+            yield kept
     finally:
-        for hook in hooks: hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 # %% ../nbs/06_feature_maps.ipynb #e9b3202d
 @contextlib.contextmanager
 def silenced(module, keep):
-    "Multiply a module's output (B, C, h, w) by `keep` (B, C), 0 for what is silenced, inside the block; the hook is gone after it, also when the body raises."
-    hook = module.register_forward_hook(lambda m, inputs, output: output*keep.to(output)[:, :, None, None])
-    try: yield
-    finally: hook.remove()
+    """Multiply a module's output (B, C, h, w) by `keep` (B, C), 0 for what is silenced, inside the block.
+
+    The hook is gone after it, also when the body raises.
+    """
+    hook = module.register_forward_hook(lambda m, inputs, output: output * keep.to(output)[:, :, None, None])
+    try:
+        yield
+    finally:
+        hook.remove()
+
 
 def channel_effects(model, x, targets: dict, layers=None, batch_size: int = None) -> dict:
-    """What each target loses or gains when one channel is silenced: layer name to target name to float64 (N, C), silenced minus untouched.
+    """What each target loses or gains when one channel is silenced.
 
-    `x`: float images (N, 3, H, W); `targets`: name to target, which hold a region or class an image; `layers`: see `check_layers`. Batches of `batch_size` (image, channel) pairs."""
+    Layer name to target name to float64 (N, C), silenced minus untouched.
+
+    `x`: float images (N, 3, H, W); `targets`: name to target, which hold a region or class an image;
+    `layers`: see `check_layers`. Batches of `batch_size` (image, channel) pairs.
+    """
     home, result = model_device(model), {}
     untouched = {name: score(model, target, x) for name, target in targets.items()}
     with activations(model, layers) as maps:
-        model(x[:1].to(home)); width = {name: m.shape[1] for name, m in maps.items()}
+        model(x[:1].to(home))
+        width = {name: m.shape[1] for name, m in maps.items()}
     for layer, module in check_layers(model, layers).items():
         pairs = torch.cartesian_prod(torch.arange(len(x)), torch.arange(width[layer]))
         values = {name: [] for name in targets}
         with evaluating(model):
             for image, channel in (part.T for part in pairs.split(batch_size or default_batch_size(home))):
                 keep = 1 - F.one_hot(channel, width[layer]).float()
-                with silenced(module, keep.to(home)): output = model(x[image].to(home))
-                for name, target in targets.items(): values[name].append(check_numbers(target(output, image.to(home) if has_rows(target) else None)).double().cpu())
-        result[layer] = {name: torch.cat(v).view(len(x), -1).numpy() - untouched[name][:, None] for name, v in values.items()}
+                with silenced(module, keep.to(home)):
+                    output = model(x[image].to(home))
+                for name, target in targets.items():
+                    values[name].append(
+                        check_numbers(target(output, image.to(home) if has_rows(target) else None))
+                        .double()
+                        .cpu()
+                    )
+        result[layer] = {
+            name: torch.cat(v).view(len(x), -1).numpy() - untouched[name][:, None]
+            for name, v in values.items()
+        }
     return result
 
+
 def rank_channels(effects: dict, seed: int = 0) -> pd.DataFrame:
-    """The channels of `channel_effects`, a row each, most harmful when silenced first within each level: level, channel, n, and for each target its mean effect, `_low` and `_high`
-    (95 % bootstrap interval over images). Ranked by the magnitude of the first target's mean effect."""
+    """The channels of `channel_effects`, a row each, most harmful when silenced first within each level.
+
+    Level, channel, n, and for each target its mean effect, `_low` and `_high` (95 % bootstrap interval over
+    images). Ranked by the magnitude of the first target's mean effect.
+    """
     rows = []
     for level, by_target in effects.items():
         first = next(iter(by_target.values()))
         for c in range(first.shape[1]):
             row = dict(level=level, channel=c, n=len(first))
-            for name, values in by_target.items(): row |= dict(zip((name, f'{name}_low', f'{name}_high'), bootstrap_mean(values[:, c], seed, n_resamples=500)))
+            for name, values in by_target.items():
+                row |= dict(
+                    zip(
+                        (name, f'{name}_low', f'{name}_high'),
+                        bootstrap_mean(values[:, c], seed, n_resamples=500),
+                    )
+                )
             rows.append(row)
     table, target = pd.DataFrame(rows), next(iter(next(iter(effects.values()))))
     order = {level: i for i, level in enumerate(effects)}
-    return table.assign(_l=table.level.map(order), _m=-table[target].abs()).sort_values(['_l', '_m'], kind='stable').drop(columns=['_l', '_m']).reset_index(drop=True)
+    return (
+        table.assign(_l=table.level.map(order), _m=-table[target].abs())
+        .sort_values(['_l', '_m'], kind='stable')
+        .drop(columns=['_l', '_m'])
+        .reset_index(drop=True)
+    )
 
 # %% ../nbs/06_feature_maps.ipynb #42fcf686
 def outline_distance(nucleus, cell):
-    "Distance in pixels of each pixel from the nearest outline of the bool masks (H, W), 0.5 beside it; infinite where there is none."
+    """Distance in pixels of each pixel from the nearest outline of the bool masks (H, W), 0.5 beside it.
+
+    Infinite where there is none.
+    """
     shape, far = np.asarray(nucleus).shape, []
     for mask in (nucleus, cell):
-        if not mask.any() or mask.all(): continue
-        far.append(np.where(mask, ndi.distance_transform_edt(mask), ndi.distance_transform_edt(~mask)) - .5)
+        if not mask.any() or mask.all():
+            continue
+        far.append(np.where(mask, ndi.distance_transform_edt(mask), ndi.distance_transform_edt(~mask)) - 0.5)
     return np.minimum.reduce(far) if far else np.full(shape, np.inf)
+
 
 def local_deviation(grey, side: int):
     "Standard deviation of a grey picture (H, W) in a square window of `side` px around each pixel."
     mean = ndi.uniform_filter(grey, side)
     return np.sqrt(np.maximum(ndi.uniform_filter(grey**2, side) - mean**2, 0))
 
+
 def correlate(maps, pattern, where, regions):
-    "Pearson correlation of maps (C, H, W) with a pattern (H, W) over the pixels of a bool mask, each region's mean taken out first (`regions`: int (H, W)): float64 (C,); NaN under 20 pixels, 0 for flat maps."
-    if where.sum() < 20: return np.full(len(maps), np.nan)
+    """Pearson correlation of maps (C, H, W) with a pattern (H, W) over the pixels of a bool mask, each
+    region's mean taken out first (`regions`: int (H, W)): float64 (C,); NaN under 20 pixels, 0 for flat
+    maps.
+    """
+    if where.sum() < 20:
+        return np.full(len(maps), np.nan)
     a, b, region = maps[:, where].astype(np.float64), pattern[where].astype(np.float64), regions[where]
-    for k in np.unique(region): a[:, region == k] -= a[:, region == k].mean(1, keepdims=True); b[region == k] -= b[region == k].mean()
-    return (a*b).sum(1)/np.maximum(np.sqrt((a*a).sum(1)*(b*b).sum()), 1e-12)
+    for k in np.unique(region):
+        a[:, region == k] -= a[:, region == k].mean(1, keepdims=True)
+        b[region == k] -= b[region == k].mean()
+    return (a * b).sum(1) / np.maximum(np.sqrt((a * a).sum(1) * (b * b).sum()), 1e-12)
+
 
 def edge_and_texture(maps, image, nucleus, cell):
-    """How much maps (C, H, W) look like edges and like texture of a uint8 image (H, W, 3) with bool masks (H, W): two float64 (C,) in [-1, 1], NaN where a region has under 20 pixels."""
+    """How much maps (C, H, W) look like edges and like texture of a uint8 image (H, W, 3) with bool masks (H,
+    W): two float64 (C,) in [-1, 1], NaN where a region has under 20 pixels.
+    """
     grey, size = rgb2gray(image), image.shape[0]
-    side = max(3, 2*round(size/32) + 1)
+    side = max(3, 2 * round(size / 32) + 1)
     far = outline_distance(nucleus, cell)
     regions = nucleus.astype(int) + (nucleus | cell)
-    inside = (regions > 0) & (far > side/2)
-    return correlate(maps, sobel(grey), far < size/12, regions), correlate(maps, local_deviation(grey, side), inside, regions)
+    inside = (regions > 0) & (far > side / 2)
+    return correlate(maps, sobel(grey), far < size / 12, regions), correlate(
+        maps, local_deviation(grey, side), inside, regions
+    )
 
-def kind_of(edge, texture, least: float = .3):
+
+def kind_of(edge, texture, least: float = 0.3):
     "'edge', 'texture', 'both' or 'neither': which of the two measures, arrays (n,), are above `least`."
-    return np.select([(edge > least) & (texture > least), edge > least, texture > least], ['both', 'edge', 'texture'], 'neither')
+    return np.select(
+        [(edge > least) & (texture > least), edge > least, texture > least],
+        ['both', 'edge', 'texture'],
+        'neither',
+    )
+
 
 def texture_table(model, cells, layers=None, step: int = 4, batch_size: int = None) -> pd.DataFrame:
-    """`edge` and `texture` of every channel, the mean over cells with masks, of levels with steps up to `step` px; `kind`: see `kind_of`. One row a channel."""
+    """`edge` and `texture` of every channel, the mean over cells with masks, of levels with steps up to
+    `step` px; `kind`: see `kind_of`. One row a channel.
+    """
     kept, shape = {}, cells.images.shape[1:3]
     batch_size = batch_size or default_batch_size(model_device(model))
     for start in range(0, len(cells), batch_size):
-        with activations(model, layers) as maps: model(to_tensor(cells.images[start:start + batch_size]).to(model_device(model)))
+        with activations(model, layers) as maps:
+            model(to_tensor(cells.images[start : start + batch_size]).to(model_device(model)))
         for name, level in maps.items():
-            if level.shape[-1]*step < shape[1]: continue
+            if level.shape[-1] * step < shape[1]:
+                continue
             big = to_image(level, model, shape).double().cpu().numpy()
-            kept.setdefault(name, []).extend(edge_and_texture(m, *(a[start + i] for a in (cells.images, cells.nucleus, cells.cell))) for i, m in enumerate(big))
-    rows = [dict(level=name, channel=c, edge=e, texture=t) for name, pairs in kept.items() for c, (e, t) in enumerate(np.nanmean(pairs, 0).T)]
+            kept.setdefault(name, []).extend(
+                edge_and_texture(m, *(a[start + i] for a in (cells.images, cells.nucleus, cells.cell)))
+                for i, m in enumerate(big)
+            )
+    rows = [
+        dict(level=name, channel=c, edge=e, texture=t)
+        for name, pairs in kept.items()
+        for c, (e, t) in enumerate(np.nanmean(pairs, 0).T)
+    ]
     table = pd.DataFrame(rows)
     return table.assign(kind=kind_of(table.edge, table.texture))

@@ -11,6 +11,7 @@ __all__ = ['PARTS', 'FINE_PARTS', 'FILLS', 'OUTSIDE', 'INTERACTION_RIDGE', 'TRUS
 
 # %% ../nbs/07_len.ipynb #59a0829f
 import warnings
+from itertools import repeat
 from math import comb
 from typing import NamedTuple
 
@@ -29,38 +30,87 @@ from .preprocessing import make_masks, radius, to_uint8
 
 # %% ../nbs/07_len.ipynb #b45c6665
 PARTS = ('nucleus core', 'nucleus rim', 'cytoplasm', 'neighbouring cells', 'background')
-FINE_PARTS = ('nucleus core', 'nucleus rim', 'inner cytoplasm', 'outer cytoplasm', 'halo', 'neighbouring cells', 'background', 'picture border')
+FINE_PARTS = (
+    'nucleus core',
+    'nucleus rim',
+    'inner cytoplasm',
+    'outer cytoplasm',
+    'halo',
+    'neighbouring cells',
+    'background',
+    'picture border',
+)
+
 
 class Players(NamedTuple):
-    "`labels`: int64 (N, H, W), the player of every pixel, -1 where the pixel is always shown; `names`: one text a player."
+    """`labels`: int64 (N, H, W), the player of every pixel, -1 where the pixel is always shown.
+
+    `names`: one text a player.
+    """
+
     labels: torch.Tensor
     names: tuple
 
+
 def rim_width(mask) -> float:
     "Width in pixels of the rim of a bool mask (H, W): a quarter of its radius, 2 or more."
-    return max(2., .25*radius(mask))
+    return max(2.0, 0.25 * radius(mask))
+
 
 def part_labels(nucleus, cell, neighbours, fine: bool = False):
     "Labels (H, W) of one image's parts by its bool masks; see `cell_parts`."
     nucleus, cell = nucleus & cell, cell
     depth = ndi.distance_transform_edt(np.pad(nucleus, 1))[1:-1, 1:-1]
     core = depth > rim_width(nucleus)
-    if not fine: return np.select([core, nucleus, cell, neighbours], [0, 1, 2, 3], 4)
-    width, frame = max(2., .15*radius(cell)), np.ones(cell.shape, bool)
+    if not fine:
+        return np.select([core, nucleus, cell, neighbours], [0, 1, 2, 3], 4)
+    width, frame = max(2.0, 0.15 * radius(cell)), np.ones(cell.shape, bool)
     frame[2:-2, 2:-2] = False
-    inside, outside = ndi.distance_transform_edt(np.pad(cell, 1))[1:-1, 1:-1], ndi.distance_transform_edt(~cell)
-    return np.select([core, nucleus, cell & (inside > width), cell, neighbours & (outside > width), outside <= width, frame], [0, 1, 2, 3, 5, 4, 7], 6)
+    inside, outside = (
+        ndi.distance_transform_edt(np.pad(cell, 1))[1:-1, 1:-1],
+        ndi.distance_transform_edt(~cell),
+    )
+    return np.select(
+        [
+            core,
+            nucleus,
+            cell & (inside > width),
+            cell,
+            neighbours & (outside > width),
+            outside <= width,
+            frame,
+        ],
+        [0, 1, 2, 3, 5, 4, 7],
+        6,
+    )
+
 
 def cell_parts(nucleus, cell, neighbours, fine: bool = False) -> Players:
     """The parts of cells as players: five (`PARTS`) or, `fine`, eight (`FINE_PARTS`).
 
-    `nucleus`, `cell`, `neighbours`: bool (N, H, W); the cell includes its nucleus, neighbours lie outside. The rim is a quarter of the
-    nucleus' radius wide, 2 px or more. Raises `ParameterError` on masks of several shapes."""
-    shapes, kinds = {np.shape(m) for m in (nucleus, cell, neighbours)}, {np.asarray(m).dtype.name for m in (nucleus, cell, neighbours)}
-    if kinds != {'bool'}: raise ParameterError(f'masks of {", ".join(sorted(kinds))}', 'bool', 'compare with a threshold first, such as mask > 127')
-    if len(shapes) > 1 or np.ndim(cell) != 3: raise ParameterError(f'masks of shapes {sorted(shapes)}', 'three of one shape (N, H, W)', 'give masks of the same images')
+    `nucleus`, `cell`, `neighbours`: bool (N, H, W); the cell includes its nucleus, neighbours lie outside.
+    The rim is a quarter of the nucleus' radius wide, 2 px or more. Raises `ParameterError` on masks of
+    several shapes.
+    """
+    shapes, kinds = (
+        {np.shape(m) for m in (nucleus, cell, neighbours)},
+        {np.asarray(m).dtype.name for m in (nucleus, cell, neighbours)},
+    )
+    if kinds != {'bool'}:
+        raise ParameterError(
+            f'masks of {", ".join(sorted(kinds))}',
+            'bool',
+            'compare with a threshold first, such as mask > 127',
+        )
+    if len(shapes) > 1 or np.ndim(cell) != 3:
+        raise ParameterError(
+            f'masks of shapes {sorted(shapes)}',
+            'three of one shape (N, H, W)',
+            'give masks of the same images',
+        )
     labels = [part_labels(*masks, fine=fine) for masks in zip(nucleus, cell, neighbours)]
     return Players(torch.from_numpy(np.stack(labels)).long(), FINE_PARTS if fine else PARTS)
+
 
 def recipe_parts(images, fine: bool = False) -> Players:
     "`cell_parts` of uint8 images (N, H, W, 3) by the recipes, which know nothing of any network."
@@ -69,280 +119,534 @@ def recipe_parts(images, fine: bool = False) -> Players:
 
 # %% ../nbs/07_len.ipynb #080d785a
 FILLS = ('nested', 'background', 'parts', 'blur', 'mean', 'donor')
-OUTSIDE = ('background', 'halo', 'border')      # words in the names of parts that belong to the ground
+OUTSIDE = ('background', 'halo', 'border')  # words in the names of parts that belong to the ground
+
 
 def median_colour(image, where):
     "Median colour (3,) of float image (3, H, W) over a bool mask, None where it is empty."
     return image[:, where].median(1).values if where.any() else None
 
+
 def fill_one(image, labels, names, donor, donor_ground, fill: str):
     "One image's fill (3, H, W): see `make_fill`; `donor_ground`: bool (H, W), the background of the donor."
-    if fill == 'mean': return image.mean((1, 2), keepdim=True).expand_as(image)
-    if fill == 'donor': return donor
+    if fill == 'mean':
+        return image.mean((1, 2), keepdim=True).expand_as(image)
+    if fill == 'donor':
+        return donor
     if fill == 'blur':
-        sigma = image.shape[-1]/8
+        sigma = image.shape[-1] / 8
         return torch.from_numpy(ndi.gaussian_filter(image.numpy(), (0, sigma, sigma), mode='nearest'))
-    is_part = lambda lab, *words: torch.from_numpy(np.isin(lab.numpy(), [i for i, n in enumerate(names) if any(w in n for w in words)]))
+
+    def is_part(lab, *words):
+        return torch.from_numpy(
+            np.isin(lab.numpy(), [i for i, n in enumerate(names) if any(w in n for w in words)])
+        )
+
     white = image.new_ones(3)
-    ground, own = median_colour(image, is_part(labels, *OUTSIDE)), median_colour(image, is_part(labels, 'cytoplasm'))
+    ground, own = (
+        median_colour(image, is_part(labels, *OUTSIDE)),
+        median_colour(image, is_part(labels, 'cytoplasm')),
+    )
     other = median_colour(donor, donor_ground)
     ground, other = (c if c is not None else white for c in (ground, other))
     absent = ground[:, None, None].repeat(1, *labels.shape)
-    if fill == 'parts' and own is not None: absent[:, is_part(labels, 'nucleus')] = own[:, None]
+    if fill == 'parts' and own is not None:
+        absent[:, is_part(labels, 'nucleus')] = own[:, None]
     absent[:, is_part(labels, *OUTSIDE)] = other[:, None]
     return absent
 
-def make_fill(x, players: Players, fill: str = 'nested', donors=None, donor_players: Players = None):
-    """What pixels show while their player is absent: float images (N, 3, H, W) to (N, 3, H, W); for 'nested', while the cytoplasm is absent too.
 
-    `fill`: one of `FILLS`; 'nested', 'parts' and 'background' read the players' names. `donors` (N, 3, H, W) and `donor_players`: other cells, by default the next of
-    `x`, around; one donor does for all; their parts are by default the recipe's. Raises `ParameterError` on an unknown fill, without a donor, or on donors of another size."""
+def make_fill(x, players: Players, fill: str = 'nested', donors=None, donor_players: Players = None):
+    """What pixels show while their player is absent: float images (N, 3, H, W) to (N, 3, H, W).
+
+    For 'nested', while the cytoplasm is absent too.
+
+    `fill`: one of `FILLS`; 'nested', 'parts' and 'background' read the players' names. `donors` (N, 3, H, W)
+    and `donor_players`: other cells, by default the next of `x`, around; one donor does for all; their parts
+    are by default the recipe's. Raises `ParameterError` on an unknown fill, without a donor, or on donors of
+    another size.
+    """
     check_choice(fill, FILLS, 'fill')
     if fill in ('nested', 'parts', 'background') and not any('background' in n for n in players.names):
-        raise ParameterError(f'fill={fill!r} for players {players.names[:3]} ...', "players named as in PARTS, such as 'background'", "choose fill='blur', 'mean' or 'donor'")
+        raise ParameterError(
+            f'fill={fill!r} for players {players.names[:3]} ...',
+            "players named as in PARTS, such as 'background'",
+            "choose fill='blur', 'mean' or 'donor'",
+        )
     if donors is None:
-        if len(x) < 2 and fill in ('nested', 'parts', 'background', 'donor'): raise ParameterError(f'fill={fill!r} for one image', 'another picture to take background from', "give donors, or choose fill='blur'")
+        if len(x) < 2 and fill in ('nested', 'parts', 'background', 'donor'):
+            raise ParameterError(
+                f'fill={fill!r} for one image',
+                'another picture to take background from',
+                "give donors, or choose fill='blur'",
+            )
         donors, donor_players = x.roll(-1, 0), Players(players.labels.roll(-1, 0), players.names)
-    if donors.shape[1:] != x.shape[1:] or len(donors) not in (1, len(x)): raise ParameterError(f'donors of shape {tuple(donors.shape)}', f'{tuple(x.shape)}, or one for all', 'give one donor an image, at its size')
-    if donor_players is None: donor_players = Players(recipe_parts(to_uint8(donors)).labels, PARTS)
-    spread = lambda t: t.expand(len(x), *t.shape[1:])
+    if donors.shape[1:] != x.shape[1:] or len(donors) not in (1, len(x)):
+        raise ParameterError(
+            f'donors of shape {tuple(donors.shape)}',
+            f'{tuple(x.shape)}, or one for all',
+            'give one donor an image, at its size',
+        )
+    if donor_players is None:
+        donor_players = Players(recipe_parts(to_uint8(donors)).labels, PARTS)
+
+    def spread(t):
+        return t.expand(len(x), *t.shape[1:])
+
     donors, donor_players = spread(donors), Players(spread(donor_players.labels), donor_players.names)
-    ground = torch.isin(donor_players.labels, torch.tensor([i for i, name in enumerate(donor_players.names) if any(word in name for word in OUTSIDE)]))
-    return torch.stack([fill_one(i, l, players.names, d, g, fill) for i, l, d, g in zip(x, players.labels, donors, ground)])
+    ground = torch.isin(
+        donor_players.labels,
+        torch.tensor(
+            [i for i, name in enumerate(donor_players.names) if any(word in name for word in OUTSIDE)]
+        ),
+    )
+    return torch.stack(
+        [fill_one(*one, fill) for one in zip(x, players.labels, repeat(players.names), donors, ground)]
+    )
 
 # %% ../nbs/07_len.ipynb #33627d53
 class Game(NamedTuple):
-    """`x`: float images (N, 3, H, W) in [0, 1]; `players`: who can be hidden; `absent`: what is shown instead (N, 3, H, W).
+    """`x`: float images (N, 3, H, W) in [0, 1].
 
-    `hosted`, `host`: a second fill (N, 3, H, W) for pixels whose host, a player (N, H, W), is shown; n for no host."""
+    `players`: who can be hidden; `absent`: what is shown instead (N, 3, H, W).
+
+    `hosted`, `host`: a second fill (N, 3, H, W) for pixels whose host, a player (N, H, W), is shown; n for no
+    host.
+    """
+
     x: torch.Tensor
     players: Players
     absent: torch.Tensor
     hosted: torch.Tensor = None
     host: torch.Tensor = None
+
     @property
-    def n(self) -> int: return len(self.players.names)
+    def n(self) -> int:
+        return len(self.players.names)
+
     def to(self, device):
         "The game on a device, its images with channels last: convolutions are faster so."
-        image = lambda t: None if t is None else t.to(device, memory_format=torch.channels_last)
+
+        def image(t):
+            return None if t is None else t.to(device, memory_format=torch.channels_last)
+
         host = None if self.host is None else self.host.to(device)
-        return Game(image(self.x), Players(self.players.labels.to(device), self.players.names), image(self.absent), image(self.hosted), host)
+        return Game(
+            image(self.x),
+            Players(self.players.labels.to(device), self.players.names),
+            image(self.absent),
+            image(self.hosted),
+            host,
+        )
+
 
 def make_game(x, players: Players, fill: str = 'nested', always=(), **kwargs) -> Game:
-    """A `Game` of float images (N, 3, H, W) with a named fill; players named in `always` are shown whatever happens, and play no more.
+    """A `Game` of float images (N, 3, H, W) with a named fill.
 
-    Without the nucleus' parts as players it gives the context effect. Raises `ParameterError` on unknown names or shapes that differ."""
-    if tuple(players.labels.shape) != (len(x), *x.shape[2:]): raise ParameterError(f'players of shape {tuple(players.labels.shape)}', f'{(len(x), *x.shape[2:])}', 'give the players of these images')
+    Players named in `always` are shown whatever happens, and play no more.
+
+    Without the nucleus' parts as players it gives the context effect. Raises `ParameterError` on unknown
+    names or shapes that differ.
+    """
+    if tuple(players.labels.shape) != (len(x), *x.shape[2:]):
+        raise ParameterError(
+            f'players of shape {tuple(players.labels.shape)}',
+            f'{(len(x), *x.shape[2:])}',
+            'give the players of these images',
+        )
     absent = make_fill(x, players, fill, **kwargs)
-    for name in always: check_choice(name, players.names, 'always')
+    for name in always:
+        check_choice(name, players.names, 'always')
     kept = [i for i, name in enumerate(players.names) if name not in always]
     new = torch.full((len(players.names) + 1,), -1)
     new[kept] = torch.arange(len(kept))
     playing = Players(new[players.labels], tuple(players.names[i] for i in kept))
-    if fill != 'nested': return Game(x, playing, absent)
-    cytoplasm = [new[i] for i, name in enumerate(players.names) if 'cytoplasm' in name][:1] or [torch.tensor(len(kept))]
-    inside = torch.isin(players.labels, torch.tensor([i for i, name in enumerate(players.names) if 'nucleus' in name]))
-    return Game(x, playing, absent, make_fill(x, players, 'parts', **kwargs), torch.where(inside, cytoplasm[0], len(kept)))
+    if fill != 'nested':
+        return Game(x, playing, absent)
+    cytoplasm = [new[i] for i, name in enumerate(players.names) if 'cytoplasm' in name][:1] or [
+        torch.tensor(len(kept))
+    ]
+    inside = torch.isin(
+        players.labels, torch.tensor([i for i, name in enumerate(players.names) if 'nucleus' in name])
+    )
+    return Game(
+        x,
+        playing,
+        absent,
+        make_fill(x, players, 'parts', **kwargs),
+        torch.where(inside, cytoplasm[0], len(kept)),
+    )
+
 
 def all_coalitions(n: int, limit: int = 16):
-    "Every coalition of `n` players: bool (2**n, n), row r holding player i where bit i of r is set. Raises `ParameterError` above `limit` players."
-    if n > limit: raise ParameterError(f'{n} players, {2**n:,} coalitions an image', f'{limit} players or fewer for full enumeration', 'sample coalitions instead: shapley.sampled_shapley')
+    """Every coalition of `n` players: bool (2**n, n), row r holding player i where bit i of r is set.
+
+    Raises `ParameterError` above `limit` players.
+    """
+    if n > limit:
+        raise ParameterError(
+            f'{n} players, {2**n:,} coalitions an image',
+            f'{limit} players or fewer for full enumeration',
+            'sample coalitions instead: shapley.sampled_shapley',
+        )
     return (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(bool)
 
+
 def masked_images(game: Game, coalitions, rows):
-    "The pictures of coalitions, bool tensor (B, n), of the images `rows` (B,): float (B, 3, H, W); all on the game's device."
-    shown = torch.cat([coalitions, coalitions.new_zeros(len(coalitions), 1), coalitions.new_ones(len(coalitions), 1)], 1)   # then never, then always shown
-    look = lambda labels: shown.gather(1, labels[rows].flatten(1) % shown.shape[1]).view(len(rows), 1, *game.x.shape[2:])
-    absent = game.absent[rows] if game.host is None else torch.where(look(game.host), game.hosted[rows], game.absent[rows])
+    """The pictures of coalitions, bool tensor (B, n), of the images `rows` (B,): float (B, 3, H, W).
+
+    All on the game's device.
+    """
+    shown = torch.cat(
+        [coalitions, coalitions.new_zeros(len(coalitions), 1), coalitions.new_ones(len(coalitions), 1)], 1
+    )  # then never, then always shown
+
+    def look(labels):
+        return shown.gather(1, labels[rows].flatten(1) % shown.shape[1]).view(len(rows), 1, *game.x.shape[2:])
+
+    absent = (
+        game.absent[rows]
+        if game.host is None
+        else torch.where(look(game.host), game.hosted[rows], game.absent[rows])
+    )
     return torch.where(look(game.players.labels), game.x[rows], absent)
+
 
 def play(game: Game, model, target, coalitions, batch_size: int = None, progress=None):
     """Values of coalitions of every image of a game: float64 (N, S).
 
-    `coalitions`: bool (S, n), the same for all images, or (N, S, n). `target`: of room 05, with a region or class an image. The work is N x S
-    forwards in batches of `batch_size`; `progress`: called with the number done. Raises `ParameterError` on coalitions of another width, NaN outputs."""
+    `coalitions`: bool (S, n), the same for all images, or (N, S, n). `target`: of room 05, with a region or
+    class an image. The work is N x S forwards in batches of `batch_size`; `progress`: called with the number
+    done. Raises `ParameterError` on coalitions of another width, NaN outputs.
+    """
     home = model_device(model)
     check_rows(target, len(game.x))
     game, coalitions = game.to(home), torch.as_tensor(np.asarray(coalitions))
     batch_size = batch_size or default_batch_size(home)
-    if coalitions.dtype != torch.bool or coalitions.shape[-1] != game.n: raise ParameterError(f'{coalitions.dtype} coalitions of shape {tuple(coalitions.shape)}', f'bool (S, {game.n})', 'give one column a player')
+    if coalitions.dtype != torch.bool or coalitions.shape[-1] != game.n:
+        raise ParameterError(
+            f'{coalitions.dtype} coalitions of shape {tuple(coalitions.shape)}',
+            f'bool (S, {game.n})',
+            'give one column a player',
+        )
     n, s = len(game.x), coalitions.shape[-2]
-    values = np.empty(n*s)
-    for start in range(0, n*s, batch_size):
-        k = torch.arange(start, min(start + batch_size, n*s))
-        rows, column = k//s, k % s
+    values = np.empty(n * s)
+    for start in range(0, n * s, batch_size):
+        k = torch.arange(start, min(start + batch_size, n * s))
+        rows, column = k // s, k % s
         members = coalitions[column] if coalitions.ndim == 2 else coalitions[rows, column]
         rows, members = rows.to(home), members.to(home)
-        values[start:start + len(k)] = score(model, target, masked_images(game, members, rows), rows if has_rows(target) else None, batch_size)
-        if progress: progress(len(k))
+        values[start : start + len(k)] = score(
+            model, target, masked_images(game, members, rows), rows if has_rows(target) else None, batch_size
+        )
+        if progress:
+            progress(len(k))
     return values.reshape(n, s)
 
 # %% ../nbs/07_len.ipynb #169fc5cd
 def paint(values, players: Players, spread: bool = False):
-    "Values of players, float (N, n), as maps: float64 (N, H, W), 0 where nobody plays. `spread`: each value divided by its player's pixels, so that the map sums to the values."
+    """Values of players, float (N, n), as maps: float64 (N, H, W), 0 where nobody plays.
+
+    `spread`: each value divided by its player's pixels, so that the map sums to the values.
+    """
     values = torch.as_tensor(np.asarray(values, np.float64))
     n = len(players.names)
-    if tuple(values.shape) != (len(players.labels), n): raise ParameterError(f'values of shape {tuple(values.shape)}', f'{(len(players.labels), n)}', 'give one value a player and image')
-    if spread: values = values/torch.stack([(players.labels == i).sum((1, 2)) for i in range(n)], 1).clamp(min=1)
+    if tuple(values.shape) != (len(players.labels), n):
+        raise ParameterError(
+            f'values of shape {tuple(values.shape)}',
+            f'{(len(players.labels), n)}',
+            'give one value a player and image',
+        )
+    if spread:
+        values = values / torch.stack([(players.labels == i).sum((1, 2)) for i in range(n)], 1).clamp(min=1)
     padded = torch.cat([values, values.new_zeros(len(values), 1)], 1)
     return padded.gather(1, players.labels.flatten(1) % (n + 1)).view(players.labels.shape).numpy()
 
 # %% ../nbs/07_len.ipynb #787f03f6
-def split_region(lab, where, n: int, seed: int = 0, tone: float = 30.):
-    "Split a bool mask (H, W) into exactly `n` superpixels by position and colour: labels 0 to n - 1 of its pixels, in reading order. `lab`: smoothed CIELAB (H, W, 3); `tone`: its distance that counts as much as a superpixel's width."
-    place = np.argwhere(where)*np.sqrt(n/where.sum())
-    return KMeans(n, n_init=1, random_state=seed).fit_predict(np.concatenate([place, lab[where]/tone], 1))
+def split_region(lab, where, n: int, seed: int = 0, tone: float = 30.0):
+    """Split a bool mask (H, W) into exactly `n` superpixels by position and colour.
+
+    Labels 0 to n - 1 of its pixels, in reading order. `lab`: smoothed CIELAB (H, W, 3); `tone`: its distance
+    that counts as much as a superpixel's width.
+    """
+    place = np.argwhere(where) * np.sqrt(n / where.sum())
+    return KMeans(n, n_init=1, random_state=seed).fit_predict(np.concatenate([place, lab[where] / tone], 1))
+
 
 def superpixels(images, cell, inside: int = 6, outside: int = 6, seed: int = 0) -> Players:
-    """Superpixels of small cells as players: exactly `inside` of them within the cell and `outside` around it, the first numbers within.
+    """Superpixels of small cells as players.
 
-    `images`: uint8 (N, H, W, 3); `cell`: bool (N, H, W), from something else than the explained model. K-means on position and smoothed colour.
-    Raises `ParameterError` on fewer than two superpixels, on more than there are pixels (an empty mask is that), and on an image of one colour."""
-    if len(images) != len(cell) or np.ndim(cell) != 3: raise ParameterError(f'cell masks of shape {np.shape(cell)} for {len(images)} images', 'one mask an image', 'give the masks of these images')
-    if inside + outside < 2 or min(inside, outside) < 0: raise ParameterError(f'inside={inside}, outside={outside}', 'two superpixels or more', 'one alone has nothing to be compared with')
+    Exactly `inside` of them within the cell and `outside` around it, the first numbers within.
+
+    `images`: uint8 (N, H, W, 3); `cell`: bool (N, H, W), from something else than the explained model.
+    K-means on position and smoothed colour. Raises `ParameterError` on fewer than two superpixels, on more
+    than there are pixels (an empty mask is that), and on an image of one colour.
+    """
+    if len(images) != len(cell) or np.ndim(cell) != 3:
+        raise ParameterError(
+            f'cell masks of shape {np.shape(cell)} for {len(images)} images',
+            'one mask an image',
+            'give the masks of these images',
+        )
+    if inside + outside < 2 or min(inside, outside) < 0:
+        raise ParameterError(
+            f'inside={inside}, outside={outside}',
+            'two superpixels or more',
+            'one alone has nothing to be compared with',
+        )
     labels = np.full(np.shape(cell), -1)
     for i, (image, mask) in enumerate(zip(images, cell)):
-        if np.ptp(image.reshape(-1, 3), axis=0).max() == 0: raise ParameterError(f'image {i} of one constant colour', 'a picture of a cell', 'leave this image out')
-        lab = rgb2lab(gaussian(image, image.shape[1]/32, mode='nearest', channel_axis=-1))
+        if np.ptp(image.reshape(-1, 3), axis=0).max() == 0:
+            raise ParameterError(
+                f'image {i} of one constant colour', 'a picture of a cell', 'leave this image out'
+            )
+        lab = rgb2lab(gaussian(image, image.shape[1] / 32, mode='nearest', channel_axis=-1))
         for name, where, n, first in (('inside', mask, inside, 0), ('outside', ~mask, outside, inside)):
-            if where.sum() < n: raise ParameterError(f'{where.sum()} pixels {name} the cell of image {i} for {n} superpixels', f'{n} pixels or more', 'ask for fewer superpixels, or check the mask')
-            if n: labels[i][where] = first + split_region(lab, where, n, seed)
-    return Players(torch.from_numpy(labels), tuple(f'inside {i + 1}' for i in range(inside)) + tuple(f'outside {i + 1}' for i in range(outside)))
+            if where.sum() < n:
+                raise ParameterError(
+                    f'{where.sum()} pixels {name} the cell of image {i} for {n} superpixels',
+                    f'{n} pixels or more',
+                    'ask for fewer superpixels, or check the mask',
+                )
+            if n:
+                labels[i][where] = first + split_region(lab, where, n, seed)
+    return Players(
+        torch.from_numpy(labels),
+        tuple(f'inside {i + 1}' for i in range(inside)) + tuple(f'outside {i + 1}' for i in range(outside)),
+    )
 
 # %% ../nbs/07_len.ipynb #5da03c4b
-def superpixel_game(x, cell=None, inside: int = 6, outside: int = 6, fill: str = 'background', seed: int = 0) -> Game:
-    """A `Game` of superpixels of float images (N, 3, H, W) in [0, 1]; `fill`: one of `FILLS`, by the parts of `recipe_parts`, background from the image itself.
+def superpixel_game(
+    x, cell=None, inside: int = 6, outside: int = 6, fill: str = 'background', seed: int = 0
+) -> Game:
+    """A `Game` of superpixels of float images (N, 3, H, W) in [0, 1].
 
-    `cell`: bool (N, H, W), by default the recipe's. Each image's game depends on that image alone. Raises `ParameterError` as `superpixels`."""
+    `fill`: one of `FILLS`, by the parts of `recipe_parts`, background from the image itself.
+
+    `cell`: bool (N, H, W), by default the recipe's. Each image's game depends on that image alone. Raises
+    `ParameterError` as `superpixels`.
+    """
     images = to_uint8(x)
     cell = make_masks(images, 'cell') if cell is None else np.asarray(cell)
     parts = recipe_parts(images)
     return Game(x, superpixels(images, cell, inside, outside, seed), make_fill(x, parts, fill, x, parts))
 
 # %% ../nbs/07_len.ipynb #29b67cfd
-def kernel_weights(sizes, n: int, width: float = .25):
-    "`lime_image`'s weight of coalitions of `sizes` among `n` players: exponential in the squared cosine distance to the full coalition, 1 - sqrt(size/n)."
-    return np.exp(-(1 - np.sqrt(np.asarray(sizes)/n))**2/(2*width**2))
+def kernel_weights(sizes, n: int, width: float = 0.25):
+    """`lime_image`'s weight of coalitions of `sizes` among `n` players.
 
-def fit_line(design, values, weights, alpha=0.):
-    """Weighted least squares of many values on one design, as `lime` fits it: coefficients (N, p) and intercepts (N,).
+    Exponential in the squared cosine distance to the full coalition, 1 - sqrt(size/n).
+    """
+    return np.exp(-((1 - np.sqrt(np.asarray(sizes) / n)) ** 2) / (2 * width**2))
 
-    `design`: (S, p), such as coalitions; `values`: (N, S); `weights`: (S,); `alpha`: ridge on the coefficients, one for all or one each (p,), as in scikit-learn's `Ridge`."""
-    share, root = weights/weights.sum(), np.sqrt(weights)[:, None]
+
+def fit_line(design, values, weights, alpha=0.0):
+    """Weighted least squares of many values on one design, as `lime` fits it.
+
+    Coefficients (N, p) and intercepts (N,).
+
+    `design`: (S, p), such as coalitions; `values`: (N, S); `weights`: (S,); `alpha`: ridge on the
+    coefficients, one for all or one each (p,), as in scikit-learn's `Ridge`.
+    """
+    share, root = weights / weights.sum(), np.sqrt(weights)[:, None]
     centre, mean = share @ design, values @ share
     ridge = np.diag(np.sqrt(np.broadcast_to(alpha, design.shape[1])))
-    tall = np.concatenate([(design - centre)*root, ridge])
-    right = np.concatenate([(values - mean[:, None]).T*root, np.zeros((len(ridge), len(values)))])
+    tall = np.concatenate([(design - centre) * root, ridge])
+    right = np.concatenate([(values - mean[:, None]).T * root, np.zeros((len(ridge), len(values)))])
     coefficients = np.linalg.lstsq(tall, right, rcond=None)[0].T
     return coefficients, mean - coefficients @ centre
 
 # %% ../nbs/07_len.ipynb #c19dee14
 def draw_coalitions(n: int, samples: int, rng, paired: bool = True):
-    """Random coalitions of `n` players, each player in with probability 1/2: bool (S, n), without repeats for up to 16 players.
+    """Random coalitions of `n` players, each player in with probability 1/2.
 
-    `paired`: each followed by its complement, and then S is even. All 2**n of them, in random order, where `samples` asks for as many or more."""
+    bool (S, n), without repeats for up to 16 players.
+
+    `paired`: each followed by its complement, and then S is even. All 2**n of them, in random order, where
+    `samples` asks for as many or more.
+    """
     bits = n - paired
-    draws = min(samples//(1 + paired), 2**bits)
+    draws = min(samples // (1 + paired), 2**bits)
     numbers = rng.permutation(2**bits)[:draws] if n <= 16 else None
-    half = (numbers[:, None] >> np.arange(bits) & 1).astype(bool) if n <= 16 else rng.random((draws, bits)) < .5
-    if not paired: return half
+    half = (
+        (numbers[:, None] >> np.arange(bits) & 1).astype(bool) if n <= 16 else rng.random((draws, bits)) < 0.5
+    )
+    if not paired:
+        return half
     half = np.concatenate([half, np.zeros((draws, 1), bool)], 1)
     return np.stack([half, ~half], 1).reshape(-1, n)
 
-def moments(n: int, width: float, order: int = 4):
-    "Probability that r given players, r = 0 to `order`, are all in a coalition drawn with a coin a player and weighed by the kernel."
-    sizes = np.arange(n + 1)
-    p = np.array([comb(n, k) for k in sizes])/2.**n*kernel_weights(sizes, n, width)
-    p /= p.sum()
-    return [float(p @ np.prod([(sizes - i)/max(n - i, 1) for i in range(r)], axis=0)) if r else 1. for r in range(order + 1)]
 
-def interactions(coalitions, width: float = .25):
-    "Products of two players' memberships, made uncorrelated with every line over all weighed coalitions: (S, n) to (S, n(n - 1)/2)."
+def moments(n: int, width: float, order: int = 4):
+    """Probability that r given players, r = 0 to `order`, are all in a coalition drawn with a coin a player
+    and weighed by the kernel.
+    """
+    sizes = np.arange(n + 1)
+    p = np.array([comb(n, k) for k in sizes]) / 2.0**n * kernel_weights(sizes, n, width)
+    p /= p.sum()
+    return [
+        float(p @ np.prod([(sizes - i) / max(n - i, 1) for i in range(r)], axis=0)) if r else 1.0
+        for r in range(order + 1)
+    ]
+
+
+def interactions(coalitions, width: float = 0.25):
+    """Products of two players' memberships, made uncorrelated with every line over all weighed coalitions.
+
+    (S, n) to (S, n(n - 1)/2).
+    """
     n = coalitions.shape[1]
     first, second = np.triu_indices(n, 1)
     m = moments(n, width, 3)
-    gram = np.full((n + 1, n + 1), m[2]); gram[0], gram[:, 0] = m[1], m[1]
-    gram[0, 0] = 1.; gram[np.arange(1, n + 1), np.arange(1, n + 1)] = m[1]
-    right = np.full((n + 1, len(first)), m[3]); right[0] = m[2]
+    gram = np.full((n + 1, n + 1), m[2])
+    gram[0], gram[:, 0] = m[1], m[1]
+    gram[0, 0] = 1.0
+    gram[np.arange(1, n + 1), np.arange(1, n + 1)] = m[1]
+    right = np.full((n + 1, len(first)), m[3])
+    right[0] = m[2]
     right[1 + first, np.arange(len(first))] = right[1 + second, np.arange(len(first))] = m[2]
     line = np.concatenate([np.ones((len(coalitions), 1)), coalitions], 1)
     return (coalitions[:, first] & coalitions[:, second]) - line @ np.linalg.solve(gram, right)
 
-INTERACTION_RIDGE = .3      # the best of .03 to 3 at 28 px, and flat around it
 
-def surrogate_design(coalitions, width: float = .25, alpha: float = 0., control: bool = True):
-    "The columns of LEN's fit and their ridge: coalitions (S, n) with `alpha`, then, with `control` and up to 60 players, `interactions` with `INTERACTION_RIDGE`."
+INTERACTION_RIDGE = 0.3  # the best of .03 to 3 at 28 px, and flat around it
+
+
+def surrogate_design(coalitions, width: float = 0.25, alpha: float = 0.0, control: bool = True):
+    """The columns of LEN's fit and their ridge.
+
+    Coalitions (S, n) with `alpha`, then, with `control` and up to 60 players, `interactions` with
+    `INTERACTION_RIDGE`.
+    """
     n = coalitions.shape[1]
-    if not control or n > 60: return coalitions.astype(float), np.full(n, alpha)
-    return np.concatenate([coalitions, interactions(coalitions, width)], 1), np.repeat([alpha, INTERACTION_RIDGE], [n, n*(n - 1)//2])
+    if not control or n > 60:
+        return coalitions.astype(float), np.full(n, alpha)
+    return np.concatenate([coalitions, interactions(coalitions, width)], 1), np.repeat(
+        [alpha, INTERACTION_RIDGE], [n, n * (n - 1) // 2]
+    )
 
 # %% ../nbs/07_len.ipynb #e8f8adeb
-TRUSTED_R2 = .5
+TRUSTED_R2 = 0.5
+
 
 class Surrogate(NamedTuple):
-    """A local line: `coefficients` float64 (N, n), a player each, with 95 % intervals `low` and `high` (N, n) over the draw of coalitions; `intercept` (N,).
+    """A local line: `coefficients` float64 (N, n), a player each, with 95 % intervals `low` and `high` (N, n)
+    over the draw of coalitions; `intercept` (N,).
 
-    `r2` (N,): share of the value's variance that the line explains on fresh coalitions, weighed by the kernel; NaN where the value never changes.
-    `forwards`: how many coalitions an image was asked for, fresh ones included. `trusted` (N,): whether `r2` reaches `TRUSTED_R2`."""
+    `r2` (N,): share of the value's variance that the line explains on fresh coalitions, weighed by the
+    kernel; NaN where the value never changes. `forwards`: how many coalitions an image was asked for, fresh
+    ones included. `trusted` (N,): whether `r2` reaches `TRUSTED_R2`.
+    """
+
     coefficients: np.ndarray
     low: np.ndarray
     high: np.ndarray
     intercept: np.ndarray
     r2: np.ndarray
     forwards: int
-    @property
-    def trusted(self): return np.nan_to_num(self.r2, nan=-np.inf) >= TRUSTED_R2
 
-def line_intervals(design, values, weights, alpha, n: int, group: int = 1, left: float = 1.):
-    "Half-widths (N, n) of 95 % intervals of the first `n` coefficients of `fit_line`: jackknife over groups of `group` rows, by their leverage; `left`: share of all coalitions not drawn."
+    @property
+    def trusted(self):
+        return np.nan_to_num(self.r2, nan=-np.inf) >= TRUSTED_R2
+
+
+def line_intervals(design, values, weights, alpha, n: int, group: int = 1, left: float = 1.0):
+    """Half-widths (N, n) of 95 % intervals of the first `n` coefficients of `fit_line`.
+
+    Jackknife over groups of `group` rows, by their leverage; `left`: share of all coalitions not drawn.
+    """
     root = np.sqrt(weights)[:, None]
-    tall, right = np.concatenate([np.ones((len(design), 1)), design], 1)*root, (values*root[:, 0]).T
-    ridge = np.diag(np.sqrt(np.append(0., np.broadcast_to(alpha, design.shape[1]))))
-    inverse = np.linalg.pinv(np.concatenate([tall, ridge]))[:, :len(tall)]
+    tall, right = np.concatenate([np.ones((len(design), 1)), design], 1) * root, (values * root[:, 0]).T
+    ridge = np.diag(np.sqrt(np.append(0.0, np.broadcast_to(alpha, design.shape[1]))))
+    inverse = np.linalg.pinv(np.concatenate([tall, ridge]))[:, : len(tall)]
     blocks, maps = tall.reshape(-1, group, tall.shape[1]), inverse.reshape(len(inverse), -1, group)
     rest = (right - tall @ (inverse @ right)).reshape(-1, group, len(values))
-    deleted = np.linalg.solve(np.eye(group)*(1 + 1e-9) - blocks @ maps.transpose(1, 0, 2), rest)
-    spread = np.einsum('pgk,gki->igp', maps[1:n + 1], deleted)
-    freedom = max((len(tall) - np.trace(inverse @ tall))/group, 1)
-    return student.ppf(.975, freedom)*np.sqrt(left*(spread**2).sum(1))
+    deleted = np.linalg.solve(np.eye(group) * (1 + 1e-9) - blocks @ maps.transpose(1, 0, 2), rest)
+    spread = np.einsum('pgk,gki->igp', maps[1 : n + 1], deleted)
+    freedom = max((len(tall) - np.trace(inverse @ tall)) / group, 1)
+    return student.ppf(0.975, freedom) * np.sqrt(left * (spread**2).sum(1))
+
 
 def explained(coefficients, intercept, coalitions, values, weights):
     "Share of the weighted variance of values (N, S) that lines explain: (N,), NaN where there is none."
-    weights = weights/weights.sum()
-    total = (values - (values @ weights)[:, None])**2 @ weights
-    missed = (values - intercept[:, None] - coefficients @ coalitions.T)**2 @ weights
-    return np.where(total > 1e-12, 1 - missed/np.maximum(total, 1e-12), np.nan)
+    weights = weights / weights.sum()
+    total = (values - (values @ weights)[:, None]) ** 2 @ weights
+    missed = (values - intercept[:, None] - coefficients @ coalitions.T) ** 2 @ weights
+    return np.where(total > 1e-12, 1 - missed / np.maximum(total, 1e-12), np.nan)
 
 # %% ../nbs/07_len.ipynb #a11fcb07
-def local_surrogate(game: Game, model, target, samples: int = 256, seed: int = 0, kernel_width: float = .25, alpha: float = 0., paired: bool = True,
-                    control: bool = True, batch_size: int = None, fresh: int = 64) -> Surrogate:
-    """LEN: the weighted line through the target's values of random coalitions, for every image of a game (paper, section 2.2.1; Ribeiro et al. 2016).
+def local_surrogate(
+    game: Game,
+    model,
+    target,
+    samples: int = 256,
+    seed: int = 0,
+    kernel_width: float = 0.25,
+    alpha: float = 0.0,
+    paired: bool = True,
+    control: bool = True,
+    batch_size: int = None,
+    fresh: int = 64,
+) -> Surrogate:
+    """LEN: the weighted line through the target's values of random coalitions, for every image of a game
+    (paper, section 2.2.1; Ribeiro et al. 2016).
 
-    `samples`: coalitions of the fit, the same for all images; `fresh`: more of them, unseen by the fit, for R2; `alpha`: lime's ridge (its default 1
-    ties coefficients to `samples`); `paired`, `control`: as above, and with neither it is lime's fit. Warns where R2 is under `TRUSTED_R2`. The same seed gives the same bits.
-    Raises `ParameterError` on one player, or on fewer samples than unknowns."""
+    `samples`: coalitions of the fit, the same for all images; `fresh`: more of them, unseen by the fit, for
+    R2; `alpha`: lime's ridge (its default 1 ties coefficients to `samples`); `paired`, `control`: as above,
+    and with neither it is lime's fit. Warns where R2 is under `TRUSTED_R2`. The same seed gives the same
+    bits. Raises `ParameterError` on one player, or on fewer samples than unknowns.
+    """
     n, unknowns = game.n, game.n + 1
-    if n < 2: raise ParameterError(f'{n} player', 'two or more', 'make a game of several superpixels')
-    if kernel_width <= 0: raise ParameterError(f'kernel_width={kernel_width}', 'a number above 0', 'take .25, as lime does')
-    if samples < min(2*unknowns, 2**n): raise ParameterError(f'{samples} samples for {unknowns} unknowns', f'{min(2*unknowns, 2**n)} or more', 'ask for more samples, or make fewer superpixels')
+    if n < 2:
+        raise ParameterError(f'{n} player', 'two or more', 'make a game of several superpixels')
+    if kernel_width <= 0:
+        raise ParameterError(f'kernel_width={kernel_width}', 'a number above 0', 'take .25, as lime does')
+    if samples < min(2 * unknowns, 2**n):
+        raise ParameterError(
+            f'{samples} samples for {unknowns} unknowns',
+            f'{min(2 * unknowns, 2**n)} or more',
+            'ask for more samples, or make fewer superpixels',
+        )
     drawn = draw_coalitions(n, samples + fresh, np.random.default_rng(seed), paired)
-    used = min(samples//2*2 if paired else samples, len(drawn))
+    used = min(samples // 2 * 2 if paired else samples, len(drawn))
     values = play(game, model, target, drawn, batch_size)
     weights = kernel_weights(drawn.sum(1), n, kernel_width)
     fitted, unseen = slice(0, used), slice(used if used < len(drawn) else 0, None)
     design, ridge = surrogate_design(drawn[fitted], kernel_width, alpha, control)
     coefficients, intercept = fit_line(design, values[:, fitted], weights[fitted], ridge)
-    half = line_intervals(design, values[:, fitted], weights[fitted], ridge, n, 1 + paired, 1 - used/2**n)
+    half = line_intervals(design, values[:, fitted], weights[fitted], ridge, n, 1 + paired, 1 - used / 2**n)
     coefficients = coefficients[:, :n]
     r2 = explained(coefficients, intercept, drawn[unseen], values[:, unseen], weights[unseen])
     found = Surrogate(coefficients, coefficients - half, coefficients + half, intercept, r2, len(drawn))
-    if not found.trusted.all(): warnings.warn(f'{(~found.trusted).sum()} of {len(r2)} surrogates explain less than {TRUSTED_R2:.0%} of what coalitions change: do not read their coefficients as the model')
+    if not found.trusted.all():
+        warnings.warn(
+            f'{(~found.trusted).sum()} of {len(r2)} surrogates explain less than {TRUSTED_R2:.0%} of what'
+            ' coalitions change: do not read their coefficients as the model'
+        )
     return found
 
 # %% ../nbs/07_len.ipynb #078fca6c
-def len_map(model, target, x, samples: int = 256, seed: int = 0, cell=None, inside: int = 6, outside: int = 6, fill: str = 'background', batch_size: int = None, **kwargs):
-    """LEN as a signed map: float images (N, 3, H, W) to float64 (N, H, W), each superpixel's coefficient on its pixels, as `local_surrogate` finds it.
+def len_map(
+    model,
+    target,
+    x,
+    samples: int = 256,
+    seed: int = 0,
+    cell=None,
+    inside: int = 6,
+    outside: int = 6,
+    fill: str = 'background',
+    batch_size: int = None,
+    **kwargs,
+):
+    """LEN as a signed map: float images (N, 3, H, W) to float64 (N, H, W), each superpixel's coefficient on
+    its pixels, as `local_surrogate` finds it.
 
-    `target`: per image, or per region by a target with that region; `kwargs`: more words for `local_surrogate`."""
+    `target`: per image, or per region by a target with that region; `kwargs`: more words for
+    `local_surrogate`.
+    """
     game = superpixel_game(x, cell, inside, outside, fill, seed)
-    return paint(local_surrogate(game, model, target, samples, seed, batch_size=batch_size, **kwargs).coefficients, game.players)
+    return paint(
+        local_surrogate(game, model, target, samples, seed, batch_size=batch_size, **kwargs).coefficients,
+        game.players,
+    )

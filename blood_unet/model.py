@@ -9,7 +9,8 @@ __all__ = ['MASKS', 'BUNDLED', 'conv_norm_relu', 'conv_block', 'ChannelAttention
            'evaluating', 'forward_uint8', 'predict', 'EightViews', 'average_outputs', 'Ensemble']
 
 # %% ../nbs/03_model.ipynb #289cddbd
-import contextlib, json
+import contextlib
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,14 +21,26 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import blood_unet
-from .core import CheckpointError, DeviceError, ImageError, ParameterError, atomic_path, check_choice, sha256_file, write_json
+from blood_unet.core import (
+    CheckpointError,
+    DeviceError,
+    ImageError,
+    ParameterError,
+    atomic_path,
+    check_choice,
+    sha256_file,
+    write_json,
+)
 from .data import CLASSES
 from .preprocessing import to_tensor
 
 # %% ../nbs/03_model.ipynb #50e055d0
 def conv_norm_relu(inputs: int, outputs: int) -> nn.Sequential:
     "3 x 3 convolution without bias, batch normalisation, ReLU: `(N, inputs, H, W)` to `(N, outputs, H, W)`."
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
+
 
 def conv_block(inputs: int, outputs: int, depth: int = 2) -> nn.Sequential:
     "`depth` times `conv_norm_relu`; the U-Net's double convolution at 2 (Ronneberger et al. 2015)."
@@ -35,40 +48,62 @@ def conv_block(inputs: int, outputs: int, depth: int = 2) -> nn.Sequential:
 
 # %% ../nbs/03_model.ipynb #86b67ee7
 class ChannelAttention(nn.Module):
-    "One weight in (0, 1) per channel, from its mean and maximum: `(N, C, H, W)` to `(N, C, 1, 1)` (CBAM, Woo et al. 2018)."
+    """One weight in (0, 1) per channel, from its mean and maximum.
+
+    `(N, C, H, W)` to `(N, C, 1, 1)` (CBAM, Woo et al. 2018).
+    """
+
     def __init__(self, channels: int, reduction: int = 8):
         super().__init__()
-        hidden = max(channels//reduction, 4)
+        hidden = max(channels // reduction, 4)
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+
     def forward(self, x):
         return torch.sigmoid(self.mlp(x.mean((2, 3))) + self.mlp(x.amax((2, 3))))[..., None, None]
 
+
 class SpatialAttention(nn.Module):
-    "One weight in (0, 1) per pixel, from the channels' mean and maximum: `(N, C, H, W)` to `(N, 1, H, W)` (CBAM)."
+    """One weight in (0, 1) per pixel, from the channels' mean and maximum.
+
+    `(N, C, H, W)` to `(N, 1, H, W)` (CBAM).
+    """
+
     def __init__(self, kernel: int = 7):
         super().__init__()
-        self.conv = nn.Conv2d(2, 1, kernel, padding=kernel//2)
-    def forward(self, x): return torch.sigmoid(self.conv(torch.cat([x.mean(1, True), x.amax(1, True)], 1)))
+        self.conv = nn.Conv2d(2, 1, kernel, padding=kernel // 2)
+
+    def forward(self, x):
+        return torch.sigmoid(self.conv(torch.cat([x.mean(1, True), x.amax(1, True)], 1)))
+
 
 class DualAttention(nn.Module):
-    "Multiply features by a channel gate, a spatial gate, or both in turn; `kind` 'none' leaves them alone. Paper, section 2.2.1."
+    """Multiply features by a channel gate, a spatial gate, or both in turn; `kind` 'none' leaves them alone.
+
+    Paper, section 2.2.1.
+    """
+
     def __init__(self, channels: int, kind: str = 'both'):
         super().__init__()
         check_choice(kind, ('none', 'channel', 'spatial', 'both'), 'attention')
         self.channel = ChannelAttention(channels) if kind in ('channel', 'both') else None
         self.spatial = SpatialAttention() if kind in ('spatial', 'both') else None
+
     def forward(self, x):
-        if self.channel is not None: x = x*self.channel(x)
-        if self.spatial is not None: x = x*self.spatial(x)
+        if self.channel is not None:
+            x = x * self.channel(x)
+        if self.spatial is not None:
+            x = x * self.spatial(x)
         return x
 
 # %% ../nbs/03_model.ipynb #17898676
 class UpBlock(nn.Module):
     "Decoder step: narrow, upsample by 2, concatenate the gated skip connection, convolve."
+
     def __init__(self, inputs: int, skip: int, attention: str = 'none', depth: int = 2):
         super().__init__()
         self.narrow, self.gate = nn.Conv2d(inputs, skip, 1), DualAttention(skip, attention)
-        self.block = conv_block(2*skip, skip, depth)
+        self.block = conv_block(2 * skip, skip, depth)
+
     def forward(self, x, skip):
         x = F.interpolate(self.narrow(x), scale_factor=2, mode='nearest')
         return self.block(torch.cat([self.gate(skip), x], 1))
@@ -76,39 +111,73 @@ class UpBlock(nn.Module):
 # %% ../nbs/03_model.ipynb #3952ecff
 MASKS = ('nucleus', 'cell')
 
+
 class Output(NamedTuple):
     "What the network gives: `mask_logits` (N, 2, H, W), nucleus and cell; `class_logits` (N, n_classes)."
+
     mask_logits: torch.Tensor
     class_logits: torch.Tensor
+
 
 class BloodUNet(nn.Module):
     """Attention U-Net with a segmentation and a classification head (paper, section 2.2.1).
 
-    `widths`: channels per level, from the image down; the paper's are (64, 128, 256, 512).
-    `attention`: 'none', 'channel', 'spatial' or 'both'; `attention_at`: 'bottleneck', 'skips' or 'everywhere'.
-    `decoder_depth`: convolutions a decoder step. `input_size`: pixels of the longer side that `predict` resamples to.
-    Raises `ParameterError` on unknown options.
+    `widths`: channels per level, from the image down; the paper's are (64, 128, 256, 512). `attention`:
+    'none', 'channel', 'spatial' or 'both'; `attention_at`: 'bottleneck', 'skips' or 'everywhere'.
+    `decoder_depth`: convolutions a decoder step. `input_size`: pixels of the longer side that `predict`
+    resamples to. Raises `ParameterError` on unknown options.
     """
-    def __init__(self, widths=(24, 48, 96, 192), attention: str = 'both', attention_at: str = 'bottleneck',
-                 n_classes: int = 8, decoder_depth: int = 2, input_size: int = 28, dropout: float = .2):
+
+    def __init__(
+        self,
+        widths=(24, 48, 96, 192),
+        attention: str = 'both',
+        attention_at: str = 'bottleneck',
+        n_classes: int = 8,
+        decoder_depth: int = 2,
+        input_size: int = 28,
+        dropout: float = 0.2,
+    ):
         super().__init__()
         widths = tuple(int(w) for w in widths)
         check_choice(attention_at, ('bottleneck', 'skips', 'everywhere'), 'attention_at')
-        if len(widths) < 2 or min(widths) < 1: raise ParameterError(f'widths={widths}', 'two or more positive widths', 'try (24, 48, 96, 192)')
-        for name, value, least in (('n_classes', n_classes, 1), ('decoder_depth', decoder_depth, 1), ('input_size', input_size, 2)):
-            if not isinstance(value, int) or value < least: raise ParameterError(f'{name}={value!r}', f'a whole number, {least} or more', f'change {name}')
-        self.config = dict(widths=widths, attention=attention, attention_at=attention_at, n_classes=n_classes,
-                           decoder_depth=decoder_depth, input_size=input_size, dropout=dropout)
-        at_skips, at_bottom = (attention if attention_at in (place, 'everywhere') else 'none' for place in ('skips', 'bottleneck'))
+        if len(widths) < 2 or min(widths) < 1:
+            raise ParameterError(f'widths={widths}', 'two or more positive widths', 'try (24, 48, 96, 192)')
+        for name, value, least in (
+            ('n_classes', n_classes, 1),
+            ('decoder_depth', decoder_depth, 1),
+            ('input_size', input_size, 2),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise ParameterError(
+                    f'{name}={value!r}', f'a whole number, {least} or more', f'change {name}'
+                )
+        self.config = dict(
+            widths=widths,
+            attention=attention,
+            attention_at=attention_at,
+            n_classes=n_classes,
+            decoder_depth=decoder_depth,
+            input_size=input_size,
+            dropout=dropout,
+        )
+        at_skips, at_bottom = (
+            attention if attention_at in (place, 'everywhere') else 'none'
+            for place in ('skips', 'bottleneck')
+        )
         self.encoder = nn.ModuleList(conv_block(i, o) for i, o in zip((3, *widths), widths))
         self.pool = nn.MaxPool2d(2)
         self.gate = DualAttention(widths[-1], at_bottom)
-        self.decoder = nn.ModuleList(UpBlock(i, o, at_skips, decoder_depth) for i, o in zip(widths[:0:-1], widths[-2::-1]))
+        self.decoder = nn.ModuleList(
+            UpBlock(i, o, at_skips, decoder_depth) for i, o in zip(widths[:0:-1], widths[-2::-1])
+        )
         self.mask_head = nn.Conv2d(widths[0], len(MASKS), 1)
         self.class_head = nn.Sequential(nn.Dropout(dropout), nn.Linear(widths[-1], n_classes))
 
     def encode(self, x):
-        "Images `(N, 3, H, W)`, sides multiples of `stride`, to the list of feature maps, shallow to deep, the last one gated."
+        """Images `(N, 3, H, W)`, sides multiples of `stride`, to the list of feature maps, shallow to deep,
+        the last one gated.
+        """
         features = []
         for level, block in enumerate(self.encoder):
             x = block(self.pool(x) if level else x)
@@ -118,18 +187,23 @@ class BloodUNet(nn.Module):
     def forward(self, x) -> Output:
         "Float images `(N, 3, H, W)` in [0, 1], any H and W of 2 or more, to `Output` at the same H and W."
         if x.ndim != 4 or x.shape[1] != 3:
-            raise ImageError(f'a tensor of shape {tuple(x.shape)}', 'float images (N, 3, H, W)', 'use to_tensor or predict for uint8 images')
+            raise ImageError(
+                f'a tensor of shape {tuple(x.shape)}',
+                'float images (N, 3, H, W)',
+                'use to_tensor or predict for uint8 images',
+            )
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode='replicate')
         *skips, x = self.encode(x)
         class_logits = self.class_head(x.mean((2, 3)))
-        for step, skip in zip(self.decoder, reversed(skips)): x = step(x, skip)
+        for step, skip in zip(self.decoder, reversed(skips)):
+            x = step(x, skip)
         return Output(self.mask_head(x)[..., :height, :width], class_logits)
 
     @property
     def stride(self) -> int:
         "Pixels of the image per pixel of the bottleneck."
-        return 2**(len(self.encoder) - 1)
+        return 2 ** (len(self.encoder) - 1)
 
 # %% ../nbs/03_model.ipynb #66320f4b
 def count_parameters(module) -> int:
@@ -138,71 +212,132 @@ def count_parameters(module) -> int:
 
 # %% ../nbs/03_model.ipynb #cb03819c
 def default_batch_size(device) -> int:
-    "Images in a network at once where nobody says how many: 32 on the CPU, where larger batches cost page faults (bench/batches.py), 256 elsewhere."
+    """Images in a network at once where nobody says how many.
+
+    32 on the CPU, where larger batches cost page faults (bench/batches.py), 256 elsewhere.
+    """
     return 32 if torch.device(device).type == 'cpu' else 256
 
+
 def pick_device(device: str = 'auto') -> torch.device:
-    "`torch.device` of a name; 'auto' is cuda, mps or cpu, whichever is there first. Raises `DeviceError` if it is not there."
+    """`torch.device` of a name; 'auto' is cuda, mps or cpu, whichever is there first.
+
+    Raises `DeviceError` if it is not there.
+    """
     there = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
-    if device == 'auto': return torch.device(next(name for name, ok in there.items() if ok))
+    if device == 'auto':
+        return torch.device(next(name for name, ok in there.items() if ok))
     kind = str(device).split(':')[0]
-    if kind not in there: raise DeviceError(f'device={str(device)!r}', 'auto, cuda, mps or cpu', 'choose one of these')
-    if not there[kind]: raise DeviceError(f'device={str(device)!r}, which this machine lacks', f"one of {[k for k, ok in there.items() if ok]}", "say 'auto' to take what is there")
+    if kind not in there:
+        raise DeviceError(f'device={str(device)!r}', 'auto, cuda, mps or cpu', 'choose one of these')
+    if not there[kind]:
+        raise DeviceError(
+            f'device={str(device)!r}, which this machine lacks',
+            f"one of {[k for k, ok in there.items() if ok]}",
+            "say 'auto' to take what is there",
+        )
     return torch.device(device)
 
 # %% ../nbs/03_model.ipynb #f144f0f1
 def save_checkpoint(model, folder, half: bool = False, card: str = None, **facts):
-    """Write `config.json`, `model.safetensors` and, with a `card`, `README.md` to `folder`, each atomically; return the folder.
+    """Write `config.json`, `model.safetensors` and, with a `card`, `README.md` to `folder`, each atomically.
+
+    Return the folder.
 
     `half`: matrices and kernels as float16 (vectors, such as those of batch normalisation, stay float32).
     `facts`: JSON-ready words about the weights, kept in the config under 'facts'.
     """
     folder = Path(folder)
-    shrink = lambda t: t.half() if half and t.ndim > 1 else t
+
+    def shrink(t):
+        return t.half() if half and t.ndim > 1 else t
+
     weights = {k: shrink(t.detach().cpu()).contiguous() for k, t in model.state_dict().items()}
-    with atomic_path(folder/'model.safetensors') as path: save_file(weights, path)
+    with atomic_path(folder / 'model.safetensors') as path:
+        save_file(weights, path)
     if card is not None:
-        with atomic_path(folder/'README.md') as path: path.write_text(card)
-    write_json(dict(model=model.config, facts=facts), folder/'config.json')
+        with atomic_path(folder / 'README.md') as path:
+            path.write_text(card)
+    write_json(dict(model=model.config, facts=facts), folder / 'config.json')
     return folder
+
 
 def load_weights(model, path):
     "Load a safetensors file into a module, strictly; raises `CheckpointError` naming the first misfits."
-    try: weights = load_file(path)
-    except Exception as error: raise CheckpointError(f'{path}, which cannot be read ({error})', 'a safetensors file', 'save or download it again') from error
+    try:
+        weights = load_file(path)
+    except Exception as error:
+        raise CheckpointError(
+            f'{path}, which cannot be read ({error})', 'a safetensors file', 'save or download it again'
+        ) from error
     shapes = {k: tuple(t.shape) for k, t in model.state_dict().items()}
-    wrong = sorted(k for k in shapes.keys() | weights.keys() if k not in weights or shapes.get(k) != tuple(weights[k].shape))
+    wrong = sorted(
+        k
+        for k in shapes.keys() | weights.keys()
+        if k not in weights or shapes.get(k) != tuple(weights[k].shape)
+    )
     if wrong:
-        raise CheckpointError(f'{path} of another architecture: {len(wrong)} tensors differ ({", ".join(wrong[:3])}, ...)',
-                              f'the {len(shapes)} tensors of this model', 'build the model from the config.json beside the weights')
+        raise CheckpointError(
+            f'{path} of another architecture: {len(wrong)} tensors differ ({", ".join(wrong[:3])}, ...)',
+            f'the {len(shapes)} tensors of this model',
+            'build the model from the config.json beside the weights',
+        )
     broken = sorted(k for k, t in weights.items() if not torch.isfinite(t.float()).all())
-    if broken: raise CheckpointError(f'{path} with weights that are NaN or infinite ({", ".join(broken[:3])})', 'finite weights', 'save or download it again')
+    if broken:
+        raise CheckpointError(
+            f'{path} with weights that are NaN or infinite ({", ".join(broken[:3])})',
+            'finite weights',
+            'save or download it again',
+        )
     model.load_state_dict(weights)
     return model
 
 # %% ../nbs/03_model.ipynb #1e379db3
-BUNDLED = Path(blood_unet.__file__).parent/"weights"
+BUNDLED = Path(blood_unet.__file__).parent / "weights"
+
 
 def checkpoint_folder(name) -> Path:
-    "Folder of a checkpoint: a bundled name ('blood-unet-28', 'blood-unet-64', 'phantom-28'), a folder, or a hub id 'owner/name'."
-    for folder in (BUNDLED/str(name), Path(name)):
-        if (folder/'config.json').is_file(): return folder
+    """Folder of a checkpoint: a bundled name ('blood-unet-28', 'blood-unet-64', 'phantom-28'), a folder, or a
+    hub id 'owner/name'.
+    """
+    for folder in (BUNDLED / str(name), Path(name)):
+        if (folder / 'config.json').is_file():
+            return folder
     bundled = ', '.join(sorted(p.parent.name for p in BUNDLED.glob('*/config.json')))
     if str(name).count('/') != 1 or Path(name).exists() or not all(str(name).split('/')):
-        raise CheckpointError(f'{str(name)!r}', f'a bundled name ({bundled}), a folder with config.json, or a hub id owner/name', 'check the spelling')
+        raise CheckpointError(
+            f'{str(name)!r}',
+            f'a bundled name ({bundled}), a folder with config.json, or a hub id owner/name',
+            'check the spelling',
+        )
     from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(str(name), allow_patterns=['config.json', 'model.safetensors']))
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=['config.json', 'model.safetensors']))
     except Exception as error:
-        raise CheckpointError(f'hub id {name!r}, which cannot be fetched ({type(error).__name__}: {error})',
-                              'a repository that can be reached', f'check the network, or use a bundled one: {bundled}') from error
+        raise CheckpointError(
+            f'hub id {name!r}, which cannot be fetched ({type(error).__name__}: {error})',
+            'a repository that can be reached',
+            f'check the network, or use a bundled one: {bundled}',
+        ) from error
 
 # %% ../nbs/03_model.ipynb #f5362594
 def from_pretrained(name='blood-unet-28') -> BloodUNet:
-    "The `BloodUNet` of a bundled name, a folder or a hub id, in eval mode; `CheckpointError` if it is missing or does not fit exactly."
+    """The `BloodUNet` of a bundled name, a folder or a hub id, in eval mode.
+
+    `CheckpointError` if it is missing or does not fit exactly.
+    """
     folder = checkpoint_folder(name)
-    try: model = BloodUNet(**json.loads((folder/'config.json').read_text())['model'])
-    except (ValueError, KeyError, TypeError) as error: raise CheckpointError(f'{folder/"config.json"} ({error})', "JSON whose 'model' entry holds the options of a BloodUNet", 'is it a checkpoint of this library? If so, fetch the folder again') from error
-    return load_weights(model, folder/'model.safetensors').eval()
+    try:
+        model = BloodUNet(**json.loads((folder / 'config.json').read_text())['model'])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f'{folder / "config.json"} ({error})',
+            "JSON whose 'model' entry holds the options of a BloodUNet",
+            'is it a checkpoint of this library? If so, fetch the folder again',
+        ) from error
+    return load_weights(model, folder / 'model.safetensors').eval()
+
 
 BloodUNet.from_pretrained = staticmethod(from_pretrained)
 BloodUNet.save_pretrained = save_checkpoint
@@ -211,78 +346,128 @@ BloodUNet.save_pretrained = save_checkpoint
 class Prediction(NamedTuple):
     """What `predict` gives for N images: lists where the images differ in size, else arrays.
 
-    `nucleus`, `cell`: bool (H, W) each, the nucleus within the cell; `nucleus_probability`, `cell_probability`: float32
-    (H, W) in [0, 1]; `class_probability`: float64 (N, n_classes), rows sum to 1.
+    `nucleus`, `cell`: bool (H, W) each, the nucleus within the cell; `nucleus_probability`,
+    `cell_probability`: float32 (H, W) in [0, 1]; `class_probability`: float64 (N, n_classes), rows sum to 1.
     """
+
     nucleus: object
     cell: object
     nucleus_probability: object
     cell_probability: object
     class_probability: np.ndarray
 
+
 def target_shape(shape, size: int) -> tuple:
-    "Height and width with a longer side of `size` pixels and the proportions of `shape`; at least 2 pixels a side."
-    return tuple(max(2, round(n*size/max(shape))) for n in shape)
+    """Height and width with a longer side of `size` pixels and the proportions of `shape`.
+
+    At least 2 pixels a side.
+    """
+    return tuple(max(2, round(n * size / max(shape))) for n in shape)
+
 
 def check_images(images) -> list:
-    "A list of uint8 `(H, W, 3)` images from one image, an array `(N, H, W, 3)` or a list; raises `ImageError` otherwise."
+    """A list of uint8 `(H, W, 3)` images from one image, an array `(N, H, W, 3)` or a list.
+
+    Raises `ImageError` otherwise.
+    """
     images = [images] if isinstance(images, np.ndarray) and images.ndim == 3 else list(images)
     for i, image in enumerate(images):
-        if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and min(image.shape[:2]) > 1):
-            got = f'{image.dtype} of shape {image.shape}' if isinstance(image, np.ndarray) else type(image).__name__
-            raise ImageError(f'{got} as image {i}', 'uint8 (H, W, 3) of 2 pixels or more', 'read files with blood_unet.data.read_image')
+        if not (
+            isinstance(image, np.ndarray)
+            and image.dtype == np.uint8
+            and image.ndim == 3
+            and image.shape[2] == 3
+            and min(image.shape[:2]) > 1
+        ):
+            got = (
+                f'{image.dtype} of shape {image.shape}'
+                if isinstance(image, np.ndarray)
+                else type(image).__name__
+            )
+            raise ImageError(
+                f'{got} as image {i}',
+                'uint8 (H, W, 3) of 2 pixels or more',
+                'read files with blood_unet.data.read_image',
+            )
     return images
 
 # %% ../nbs/03_model.ipynb #e29e8ddc
 @contextlib.contextmanager
 def evaluating(model):
-    "Eval mode without gradients inside the block; every module's mode is put back after it, also when the block raises."
+    """Eval mode without gradients inside the block.
+
+    Every module's mode is put back after it, also when the block raises.
+    """
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        with torch.no_grad(): yield model
+        with torch.no_grad():
+            yield model
     finally:
-        for module, mode in modes.items(): module.training = mode
+        for module, mode in modes.items():
+            module.training = mode
+
 
 def forward_uint8(model, batch, size: int, device) -> Output:
     "One batch of uint8 images `(N, H, W, 3)` through the network at `size`; logits at H x W, on the device."
     x = to_tensor(batch).to(device, memory_format=torch.channels_last)
-    small = F.interpolate(x, target_shape(x.shape[-2:], size), mode='bilinear', antialias=True, align_corners=False)
+    small = F.interpolate(
+        x, target_shape(x.shape[-2:], size), mode='bilinear', antialias=True, align_corners=False
+    )
     output = model(small)
-    return Output(F.interpolate(output.mask_logits, x.shape[-2:], mode='bilinear', align_corners=False), output.class_logits)
+    return Output(
+        F.interpolate(output.mask_logits, x.shape[-2:], mode='bilinear', align_corners=False),
+        output.class_logits,
+    )
+
 
 def predict(model, images, batch_size: int = None, device: str = 'auto', size: int = None) -> Prediction:
     """Masks and class probabilities of uint8 images of any size; see `Prediction`.
 
-    `images`: one `(H, W, 3)`, an array `(N, H, W, 3)` or a list; `size`: pixels of the longer side inside, by default the
-    network's own. Images of one shape run together, `batch_size` at a time (see `default_batch_size`). Raises `ImageError` on anything else.
+    `images`: one `(H, W, 3)`, an array `(N, H, W, 3)` or a list; `size`: pixels of the longer side inside, by
+    default the network's own. Images of one shape run together, `batch_size` at a time (see
+    `default_batch_size`). Raises `ImageError` on anything else.
     """
     images = check_images(images)
     device, size = pick_device(device), size or model.config['input_size']
     batch_size = batch_size or default_batch_size(device)
     model.to(device, memory_format=torch.channels_last)
-    masks, classes = [None]*len(images), np.zeros((len(images), model.config['n_classes']))
+    masks, classes = [None] * len(images), np.zeros((len(images), model.config['n_classes']))
     by_shape = {}
-    for i, image in enumerate(images): by_shape.setdefault(image.shape, []).append(i)
+    for i, image in enumerate(images):
+        by_shape.setdefault(image.shape, []).append(i)
     with evaluating(model):
         for members in by_shape.values():
             for start in range(0, len(members), batch_size):
-                chosen = members[start:start + batch_size]
+                chosen = members[start : start + batch_size]
                 output = forward_uint8(model, np.stack([images[i] for i in chosen]), size, device)
                 classes[chosen] = output.class_logits.double().softmax(1).cpu().numpy()
-                for i, p in zip(chosen, output.mask_logits.sigmoid().cpu().numpy()): masks[i] = p
+                for i, p in zip(chosen, output.mask_logits.sigmoid().cpu().numpy()):
+                    masks[i] = p
     gather = np.stack if len(by_shape) == 1 else list
     p_nucleus, p_cell = gather([m[0] for m in masks]), gather([np.maximum(m[0], m[1]) for m in masks])
-    return Prediction(gather([m[0] > .5 for m in masks]), gather([m.max(0) > .5 for m in masks]), p_nucleus, p_cell, classes)
+    return Prediction(
+        gather([m[0] > 0.5 for m in masks]),
+        gather([m.max(0) > 0.5 for m in masks]),
+        p_nucleus,
+        p_cell,
+        classes,
+    )
+
 
 BloodUNet.predict = predict
 
 # %% ../nbs/03_model.ipynb #59d6c476
 class EightViews(nn.Module):
-    "Average a network's mask and class probabilities over the eight symmetries of the square; `predict` takes it like the network."
+    """Average a network's mask and class probabilities over the eight symmetries of the square.
+
+    `predict` takes it like the network.
+    """
+
     def __init__(self, model):
         super().__init__()
         self.model, self.config = model, model.config
+
     def forward(self, x) -> Output:
         outputs = []
         for turn in range(4):
@@ -293,17 +478,29 @@ class EightViews(nn.Module):
                 outputs.append((masks.flip(-1) if flip else masks, classes.log_softmax(1)))
         return average_outputs(*zip(*outputs))
 
+
 def average_outputs(masks, classes) -> Output:
-    "Mean of probabilities, as logits again: lists of mask logits and of class log-probabilities give one `Output`."
+    """Mean of probabilities, as logits again.
+
+    Lists of mask logits and of class log-probabilities give one `Output`.
+    """
     p = torch.stack(masks).sigmoid().mean(0).clamp(1e-6, 1 - 1e-6)
     return Output(torch.logit(p), torch.stack(classes).logsumexp(0) - float(np.log(len(classes))))
 
+
 class Ensemble(nn.Module):
-    "Average the mask and class probabilities of several networks of one `config` size; `predict` takes it like one network."
+    """Average the mask and class probabilities of several networks of one `config` size.
+
+    `predict` takes it like one network.
+    """
+
     def __init__(self, models):
         super().__init__()
         self.models = nn.ModuleList(models)
         self.config = self.models[0].config
+
     def forward(self, x) -> Output:
         outputs = [m(x) for m in self.models]
-        return average_outputs([o.mask_logits for o in outputs], [o.class_logits.log_softmax(1) for o in outputs])
+        return average_outputs(
+            [o.mask_logits for o in outputs], [o.class_logits.log_softmax(1) for o in outputs]
+        )

@@ -9,26 +9,63 @@ __all__ = ['LAST', 'FLAGS', 'KERNEL', 'PROFILES', 'EXTRAS', 'CREDIT', 'ENOUGH', 
            'at_hand', 'take_records', 'update_manifest', 'without_classes', 'check_run', 'regenerate', 'run_in_place']
 
 # %% ../nbs/13_paper.ipynb #cb3c273d
-import ast, contextlib, copy, json, math, os, re, shutil, subprocess, sys, tempfile, time
+import ast
+import contextlib
+import copy
+import importlib
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 import blood_unet
-from .core import DataError, ParameterError, atomic_path, check_choice, sha256_file, writable_folder, write_json
-from .data import SIZES, bloodmnist_file, data_dirs, download_bloodmnist, find_data, load_cells, load_expert, load_folder, sizes_at_hand
+from blood_unet.core import (
+    DataError,
+    ParameterError,
+    atomic_path,
+    check_choice,
+    sha256_file,
+    writable_folder,
+    write_json,
+)
+from blood_unet.data import (
+    SIZES,
+    bloodmnist_file,
+    data_dirs,
+    download_bloodmnist,
+    find_data,
+    load_cells,
+    load_expert,
+    load_folder,
+    sizes_at_hand,
+)
 from .model import pick_device
 
 # %% ../nbs/13_paper.ipynb #79e72cd2
 LAST = 12  # the notebooks after this number drive the others
 
+
 def book_folder() -> Path:
     "Folder of the notebooks: `nbs/` of a checkout, `blood_unet/book` of an installed package."
     package = Path(blood_unet.__file__).parent
-    for folder in (package.parent/'nbs', package/'book'):
-        if (folder/'paper.yaml').is_file(): return folder
-    raise DataError(f'no notebooks beside or inside {package}', "the checkout's nbs/ or the wheel's book/", 'install blood_unet again')
+    for folder in (package.parent / 'nbs', package / 'book'):
+        if (folder / 'paper.yaml').is_file():
+            return folder
+    raise DataError(
+        f'no notebooks beside or inside {package}',
+        "the checkout's nbs/ or the wheel's book/",
+        'install blood_unet again',
+    )
+
 
 def notebooks(book=None) -> list:
     "The notebooks of the book in reading order, as paths."
@@ -38,202 +75,371 @@ def notebooks(book=None) -> list:
 # %% ../nbs/13_paper.ipynb #accc4c4a
 FLAGS = ('bloodmnist', 'experts', 'slow')
 
+
 def need_papermill():
     "Raise an `ImportError` that says what to install if papermill is missing."
-    try: import ipykernel, papermill, yaml
-    except ImportError as e: raise ImportError(f'{e}; running the book needs more than the library: pip install "blood_unet[notebooks]"') from e
+    try:
+        for name in ('ipykernel', 'papermill', 'yaml'):
+            importlib.import_module(name)
+    except ImportError as e:
+        raise ImportError(
+            f'{e}; running the book needs more than the library: pip install "blood_unet[notebooks]"'
+        ) from e
+
 
 def directives(source: str) -> list:
     "The nbdev directives at the top of a code cell, without their marks: `['export', 'eval: false']`."
     lines = [line.strip() for line in source.splitlines() if line.strip()]
     marks = [re.fullmatch(r'#\s*\|\s*(.+)', line) for line in lines]
-    return [mark[1].strip() for mark in marks[:marks.index(None) if None in marks else None]]
+    return [mark[1].strip() for mark in marks[: marks.index(None) if None in marks else None]]
+
 
 def left_out(cell, flags) -> list:
-    "Why a notebook cell is not run when only `flags` are on: the names of its other flags; empty if it is run."
-    if cell.cell_type != 'code': return []
+    """Why a notebook cell is not run when only `flags` are on: the names of its other flags.
+
+    Empty if it is run.
+    """
+    if cell.cell_type != 'code':
+        return []
     names = directives(cell.source)
     return [n for n in names if (n in FLAGS and n not in flags) or re.fullmatch(r'eval:\s*false', n, re.I)]
 
 # %% ../nbs/13_paper.ipynb #d9c9523a
 KERNEL = 'blood-unet-book'
 
+
 @contextlib.contextmanager
 def book_kernel(folder):
-    "Inside the body, the name it yields is a Jupyter kernel of the running Python; all its files are under `folder`."
-    spec = Path(folder)/'jupyter'/'kernels'/KERNEL
+    """Inside the body, the name it yields is a Jupyter kernel of the running Python.
+
+    All its files are under `folder`.
+    """
+    spec = Path(folder) / 'jupyter' / 'kernels' / KERNEL
     argv = [sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}', '--log-level=CRITICAL']
-    write_json(dict(argv=argv, display_name=KERNEL, language='python'), spec/'kernel.json')
-    env = dict(JUPYTER_PATH=str(spec.parents[1]), JUPYTER_RUNTIME_DIR=str(spec.parents[1]/'runtime'), IPYTHONDIR=str(Path(folder)/'ipython'),
-               MPLBACKEND='module://matplotlib_inline.backend_inline', TQDM_DISABLE='1',
-               PYDEVD_DISABLE_FILE_VALIDATION='1')
-    if os.environ.get('BLOOD_UNET_DATA'): env['BLOOD_UNET_DATA'] = str(data_dirs()[0].resolve())  # the kernel works in another folder
+    write_json(dict(argv=argv, display_name=KERNEL, language='python'), spec / 'kernel.json')
+    env = dict(
+        JUPYTER_PATH=str(spec.parents[1]),
+        JUPYTER_RUNTIME_DIR=str(spec.parents[1] / 'runtime'),
+        IPYTHONDIR=str(Path(folder) / 'ipython'),
+        MPLBACKEND='module://matplotlib_inline.backend_inline',
+        TQDM_DISABLE='1',
+        PYDEVD_DISABLE_FILE_VALIDATION='1',
+    )
+    if os.environ.get('BLOOD_UNET_DATA'):
+        env['BLOOD_UNET_DATA'] = str(data_dirs()[0].resolve())  # the kernel works in another folder
     before = {name: os.environ.get(name) for name in env}
     os.environ.update(env)
-    try: yield KERNEL
+    try:
+        yield KERNEL
     finally:
         for name, value in before.items():
-            if value is None: del os.environ[name]
-            else: os.environ[name] = value
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 # %% ../nbs/13_paper.ipynb #ddb0ea59
 PROFILES = ('quick', 'paper')
 
+
 def read_profile(profile: str, book=None) -> dict:
-    "Parameters by notebook (`{'02_preprocessing': {'n': 100}}`) of a profile in `paper.yaml`; an unknown profile or notebook raises `ParameterError`."
+    """Parameters by notebook (`{'02_preprocessing': {'n': 100}}`) of a profile in `paper.yaml`.
+
+    An unknown profile or notebook raises `ParameterError`.
+    """
     import yaml
+
     check_choice(profile, PROFILES, 'profile')
     book = Path(book or book_folder())
-    plan = (yaml.safe_load((book/'paper.yaml').read_text(encoding='utf-8')) or {}).get(profile) or {}
+    plan = (yaml.safe_load((book / 'paper.yaml').read_text(encoding='utf-8')) or {}).get(profile) or {}
     names = [path.stem for path in notebooks(book)]
-    for name in plan: check_choice(name, names, f'{profile}: notebook')
+    for name in plan:
+        check_choice(name, names, f'{profile}: notebook')
     return {name: dict(plan.get(name) or {}) for name in names}
+
 
 def declared(notebook) -> dict:
     "Parameters that a notebook's `parameters` cell declares, with their defaults."
     import papermill
+
     def value(text):
-        try: return ast.literal_eval(text)
-        except (ValueError, SyntaxError): return text
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+
     return {name: value(p['default']) for name, p in papermill.inspect_notebook(str(notebook)).items()}
 
+
 def choose_parameters(notebook, given: dict, shared: dict) -> dict:
-    "All parameters of one run: the notebook's defaults, then `shared` where it declares them, then `given`, which it must declare."
+    """All parameters of one run: the notebook's defaults, then `shared` where it declares them, then `given`,
+    which it must declare.
+    """
     known = declared(notebook)
     for name in given:
         if name not in known:
-            raise ParameterError(f'parameter {name!r} for {Path(notebook).name}', 'one of ' + ', '.join(map(repr, known)) if known
-                                 else 'none: it has no parameters', 'correct paper.yaml, or the parameters cell')
+            raise ParameterError(
+                f'parameter {name!r} for {Path(notebook).name}',
+                'one of ' + ', '.join(map(repr, known)) if known else 'none: it has no parameters',
+                'correct paper.yaml, or the parameters cell',
+            )
     return {**known, **{n: v for n, v in shared.items() if n in known}, **given}
 
 # %% ../nbs/13_paper.ipynb #0c06db46
-class BookError(RuntimeError): "A notebook of the book failed; the message names it and its cell."
+class BookError(RuntimeError):
+    "A notebook of the book failed; the message names it and its cell."
+
 
 def copy_without(notebook, folder, flags) -> dict:
-    "Copy a notebook into `folder` without outputs and without the cells left out; returns how many of them each flag cost."
+    """Copy a notebook into `folder` without outputs and without the cells left out.
+
+    Returns how many of them each flag cost.
+    """
     import nbformat
+
     nb, counts = nbformat.read(notebook, 4), {}
     for cell in nb.cells:
-        for name in left_out(cell, flags)[:1]: counts[name] = counts.get(name, 0) + 1
-        if cell.cell_type == 'code': cell.outputs, cell.execution_count = [], None
+        for name in left_out(cell, flags)[:1]:
+            counts[name] = counts.get(name, 0) + 1
+        if cell.cell_type == 'code':
+            cell.outputs, cell.execution_count = [], None
     nb.cells = [cell for cell in nb.cells if not left_out(cell, flags)]
     nb.metadata.kernelspec = dict(name='python3', display_name='python3', language='python')
-    nbformat.write(nb, Path(folder)/Path(notebook).name)
+    nbformat.write(nb, Path(folder) / Path(notebook).name)
     return counts
+
 
 def _where(notebook, source: str) -> str:
     import nbformat
+
     cells = nbformat.read(notebook, 4).cells
     number = next((i for i, cell in enumerate(cells, 1) if cell.source == source), 0)
     code = [line for line in source.splitlines() if line.strip() and not line.lstrip().startswith('#')]
-    return f'{Path(notebook).name}, cell {number or "of the parameters"} ({code[0].strip()[:60] if code else ""})'
+    return (
+        f'{Path(notebook).name}, cell {number or "of the parameters"}'
+        f' ({code[0].strip()[:60] if code else ""})'
+    )
+
 
 def start_notebook(copied, executed, parameters: dict, kernel: str, threads: int, log) -> subprocess.Popen:
-    """Let papermill execute `copied` into `executed`, in a process of its own with `threads` CPU threads; what it says goes to the file `log`.
+    """Let papermill execute `copied` into `executed`, in a process of its own with `threads` CPU threads.
 
-    Absolute paths; the working folder is the copy's."""
+    What it says goes to the file `log`.
+
+    Absolute paths; the working folder is the copy's.
+    """
     import yaml
-    command = [sys.executable, '-m', 'papermill', copied, executed, '--cwd', Path(copied).parent, '--kernel', kernel, '--language', 'python',
-               '--parameters_yaml', yaml.safe_dump(parameters), '--no-progress-bar', '--log-level', 'ERROR']
-    with open(log, 'wb') as file:
-        return subprocess.Popen([str(word) for word in command], env={**os.environ, 'OMP_NUM_THREADS': str(threads)},
-                                stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
 
-def stop_notebooks(processes, patience: float = 10.):
-    "End what `start_notebook` began, with the kernels: papermill is told to and takes its kernel along; what is there after `patience` seconds is killed."
+    command = [
+        sys.executable,
+        '-m',
+        'papermill',
+        copied,
+        executed,
+        '--cwd',
+        Path(copied).parent,
+        '--kernel',
+        kernel,
+        '--language',
+        'python',
+        '--parameters_yaml',
+        yaml.safe_dump(parameters),
+        '--no-progress-bar',
+        '--log-level',
+        'ERROR',
+    ]
+    with open(log, 'wb') as file:
+        return subprocess.Popen(
+            [str(word) for word in command],
+            env={**os.environ, 'OMP_NUM_THREADS': str(threads)},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def stop_notebooks(processes, patience: float = 10.0):
+    """End what `start_notebook` began, with the kernels: papermill is told to and takes its kernel along.
+
+    What is there after `patience` seconds is killed.
+    """
     import psutil
+
     family = []
     for process in processes:
-        try: family += [parent := psutil.Process(process.pid), *parent.children(recursive=True)]
-        except psutil.NoSuchProcess: continue                                                # it has ended by itself
+        try:
+            family += [parent := psutil.Process(process.pid), *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            continue  # it has ended by itself
         process.terminate()
     _, alive = psutil.wait_procs(family, patience)
-    for one in alive: one.kill()
+    for one in alive:
+        one.kill()
     psutil.wait_procs(alive, patience)
 
+
 def explain_failure(notebook, executed, log) -> str:
-    "Why a run failed: the cell, counted as in `notebook`, and the end of its traceback; where no cell failed, what papermill said last."
+    """Why a run failed: the cell, counted as in `notebook`, and the end of its traceback.
+
+    Where no cell failed, what papermill said last.
+    """
     import nbformat
-    try: cells = nbformat.read(executed, 4).cells
-    except (OSError, ValueError): cells = []                                   # not begun, or cut short by a full disk: the log knows
-    failed = [(cell.source, output) for cell in cells for output in cell.get('outputs', ()) if output.output_type == 'error']
+
+    try:
+        cells = nbformat.read(executed, 4).cells
+    except (OSError, ValueError):
+        cells = []  # not begun, or cut short by a full disk: the log knows
+    failed = [
+        (cell.source, output)
+        for cell in cells
+        for output in cell.get('outputs', ())
+        if output.output_type == 'error'
+    ]
     if failed:
         source, error = failed[-1]
         lines = re.sub(r'\x1b\[[0-9;]*m', '', '\n'.join(error.traceback)).splitlines()
-        return f'{_where(notebook, source)} failed: {error.ename}: {error.evalue}\n' + '\n'.join('    ' + line for line in lines[-12:])
+        return f'{_where(notebook, source)} failed: {error.ename}: {error.evalue}\n' + '\n'.join(
+            '    ' + line for line in lines[-12:]
+        )
     said = Path(log).read_text(encoding='utf-8', errors='replace').strip() or 'papermill ended without a word'
-    return f'{Path(notebook).name} failed: ' + ('the kernel died, perhaps for want of memory' if 'DeadKernelError' in said else said.splitlines()[-1])
+    return f'{Path(notebook).name} failed: ' + (
+        'the kernel died, perhaps for want of memory' if 'DeadKernelError' in said else said.splitlines()[-1]
+    )
 
 # %% ../nbs/13_paper.ipynb #5e2ce17d
-EXTRAS = ('native', 'wbcatt.csv', 'bloodmnist_manifest.csv')  # what cells of the flag `experts` read besides the sets with expert masks
+EXTRAS = (
+    'native',
+    'wbcatt.csv',
+    'bloodmnist_manifest.csv',
+)  # what cells of the flag `experts` read besides the sets with expert masks
+
 
 def size_at_hand(dataset, size: int) -> int:
-    """`size`, or, where BloodMNIST is asked for and lies here at other sizes only, with none of `size` to be downloaded, the nearest of those in ratio."""
+    """`size`, or, where BloodMNIST is asked for and lies here at other sizes only, with none of `size` to be
+    downloaded, the nearest of those in ratio.
+    """
     there = sizes_at_hand()
-    if dataset not in ('auto', 'bloodmnist') or not there or size in there: return size
-    try: download_bloodmnist(size)
-    except DataError: return min(there, key=lambda s: abs(math.log(s/size)))
+    if dataset not in ('auto', 'bloodmnist') or not there or size in there:
+        return size
+    try:
+        download_bloodmnist(size)
+    except DataError:
+        return min(there, key=lambda s: abs(math.log(s / size)))
     return size
 
-def resolve_dataset(dataset='auto', size: int = 28) -> tuple:
-    """`(name, source, flags)`: what to give each notebook as `dataset`, what the data call themselves, and the flags that they switch on.
 
-    The flag `experts` asks for BloodMNIST at 28 and 64 px, for the sets with expert masks and for `EXTRAS`: all of it or none."""
-    if dataset == 'phantom': return 'phantom', 'phantom', []
+def resolve_dataset(dataset='auto', size: int = 28) -> tuple:
+    """`(name, source, flags)`: what to give each notebook as `dataset`, what the data call themselves, and
+    the flags that they switch on.
+
+    The flag `experts` asks for BloodMNIST at 28 and 64 px, for the sets with expert masks and for `EXTRAS`:
+    all of it or none.
+    """
+    if dataset == 'phantom':
+        return 'phantom', 'phantom', []
     source = load_cells(dataset, split='test', size=size_at_hand(dataset, size), limit=8).source
-    name = next((known for known in ('bloodmnist', 'phantom') if source.startswith(known)), None) or str(Path(dataset).resolve())
-    if name == 'phantom': return name, source, []
+    name = next((known for known in ('bloodmnist', 'phantom') if source.startswith(known)), None) or str(
+        Path(dataset).resolve()
+    )
+    if name == 'phantom':
+        return name, source, []
     try:
-        for experts in ('jiangxi', 'cellavision', 'all_idb2'): load_expert(experts, half='choose')
+        for experts in ('jiangxi', 'cellavision', 'all_idb2'):
+            load_expert(experts, half='choose')
         wanted = (*EXTRAS, *(bloodmnist_file(s)[0] for s in (28, 64)))
-        if not all(map(find_data, wanted)): raise DataError(f'no {" or ".join(wanted)}', 'all of them beside the expert sets', 'leave the cells out')
-    except DataError: return name, source, ['bloodmnist'] if name == 'bloodmnist' else []
+        if not all(map(find_data, wanted)):
+            raise DataError(
+                f'no {" or ".join(wanted)}', 'all of them beside the expert sets', 'leave the cells out'
+            )
+    except DataError:
+        return name, source, ['bloodmnist'] if name == 'bloodmnist' else []
     return name, source, ['bloodmnist', 'experts'] if name == 'bloodmnist' else []
 
 # %% ../nbs/13_paper.ipynb #new81303
 def at_hand(notebook: str, parameters: dict, size: int) -> dict:
-    """Parameters whose `size` can be had: where BloodMNIST is not to be had at a notebook's own (by default `size`), those for `size_at_hand`, the network included.
+    """Parameters whose `size` can be had.
 
-    The change is printed; the data set stays the one that was asked for."""
+    Where BloodMNIST is not to be had at a notebook's own (by default `size`), those for `size_at_hand`, the
+    network included.
+
+    The change is printed; the data set stays the one that was asked for.
+    """
     own = parameters.get('size', size)
     used = size_at_hand(parameters.get('dataset'), own)
-    if used == own or 'size' not in parameters: return parameters
-    network = {name: 'blood-unet-28' if used == 28 else 'blood-unet-64' for name in ('checkpoint',) if name in parameters}
-    print(f'*** {notebook}: BloodMNIST at {own} px is not here and cannot be downloaded. It is run at {used} px{", with " + network["checkpoint"] if network else ""}. ***', flush=True)
+    if used == own or 'size' not in parameters:
+        return parameters
+    network = {
+        name: 'blood-unet-28' if used == 28 else 'blood-unet-64'
+        for name in ('checkpoint',)
+        if name in parameters
+    }
+    print(
+        f'*** {notebook}: BloodMNIST at {own} px is not here and cannot be downloaded. It is run at {used}'
+        f' px{", with " + network["checkpoint"] if network else ""}. ***',
+        flush=True,
+    )
     return {**parameters, 'size': used, **network}
 
 # %% ../nbs/13_paper.ipynb #79fa762f
 CREDIT = 'BloodMNIST: MedMNIST v2, Yang et al. 2023, from Acevedo et al. 2020, CC BY 4.0'
 
+
 def take_records(folder) -> dict:
     "Read and remove the records `NAME.json` that lie beside `NAME.png` in `folder`; returns them by name."
     paths = [path for path in sorted(Path(folder).glob('*.json')) if path.with_suffix('.png').is_file()]
     records = {path.stem: json.loads(path.read_text(encoding='utf-8')) for path in paths}
-    for path in paths: path.unlink()
+    for path in paths:
+        path.unlink()
     return records
 
+
 def update_manifest(records: dict, folder, final=None) -> dict:
-    "Write to `final` (default: `folder/manifest.json`) the manifest of `folder` with `records` new; records whose picture is gone or changed are dropped."
+    """Write to `final` (default: `folder/manifest.json`) the manifest of `folder` with `records` new.
+
+    Records whose picture is gone or changed are dropped.
+    """
     folder = Path(folder)
-    path = folder/'manifest.json'
+    path = folder / 'manifest.json'
     old = json.loads(path.read_text(encoding='utf-8')).get('figures', {}) if path.is_file() else {}
-    same = lambda record: (folder/record['file']).is_file() and sha256_file(folder/record['file']) == record['sha256']
-    figures = {**{name: record for name, record in old.items() if name not in records and same(record)}, **records}
+
+    def same(record):
+        return (folder / record['file']).is_file() and sha256_file(folder / record['file']) == record[
+            'sha256'
+        ]
+
+    figures = {
+        **{name: record for name, record in old.items() if name not in records and same(record)},
+        **records,
+    }
     manifest = dict(credit=CREDIT, figures=figures)
     write_json(manifest, final or path)
     return manifest
 
 # %% ../nbs/13_paper.ipynb #30a91696
-ENOUGH = 200      # images of a folder; its test split is a fifth of them, and has all classes in it
+ENOUGH = 200  # images of a folder; its test split is a fifth of them, and has all classes in it
+
 
 def without_classes(dataset, book) -> list:
-    "The notebooks that a data set cannot feed: those of `need_classes` in `paper.yaml`, for a folder where some image has no class, or with fewer than `ENOUGH` images."
+    """The notebooks that a data set cannot feed.
+
+    Those of `need_classes` in `paper.yaml`, for a folder where some image has no class, or with fewer than
+    `ENOUGH` images.
+    """
     import yaml
-    if dataset in ('bloodmnist', 'phantom'): return []
+
+    if dataset in ('bloodmnist', 'phantom'):
+        return []
     own = load_folder(dataset)
-    if own.labels is not None and len(own) >= ENOUGH: return []
+    if own.labels is not None and len(own) >= ENOUGH:
+        return []
     names = [path.stem for path in notebooks(book)]
-    return [check_choice(name, names, 'need_classes: notebook') for name in (yaml.safe_load((Path(book)/'paper.yaml').read_text(encoding='utf-8')) or {}).get('need_classes', ())]
+    return [
+        check_choice(name, names, 'need_classes: notebook')
+        for name in (yaml.safe_load((Path(book) / 'paper.yaml').read_text(encoding='utf-8')) or {}).get(
+            'need_classes', ()
+        )
+    ]
+
 
 def check_run(profile, dataset, size, device, workers=1):
     "Raise `ParameterError` or `DeviceError` on an option that cannot work, before anything runs."
@@ -241,45 +447,86 @@ def check_run(profile, dataset, size, device, workers=1):
     check_choice(profile, PROFILES, 'profile')
     check_choice(size, SIZES, 'size')
     if dataset not in ('auto', 'bloodmnist', 'phantom') and not Path(dataset).is_dir():
-        raise ParameterError(f'dataset={str(dataset)!r}', "'auto', 'bloodmnist', 'phantom' or an existing folder", 'correct the name')
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1: raise ParameterError(f'workers={workers!r}', 'a whole number, 1 or more', 'say how many notebooks may run at a time')
+        raise ParameterError(
+            f'dataset={str(dataset)!r}',
+            "'auto', 'bloodmnist', 'phantom' or an existing folder",
+            'correct the name',
+        )
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ParameterError(
+            f'workers={workers!r}', 'a whole number, 1 or more', 'say how many notebooks may run at a time'
+        )
     pick_device(device)
 
-def regenerate(profile='quick', dataset='auto', size: int = 28, device='auto', out='figures', book=None, workers: int = 2) -> pd.DataFrame:
-    """Run the book in order and write its figures and `manifest.json` into `out`; returns a table of the files written.
 
-    `profile`: 'quick' (minutes on 2 cores) or 'paper'; `dataset`: 'auto', 'bloodmnist', 'phantom' or a folder;
-    `size`: 28, 64, 128 or 224 px; `device`: 'auto', 'cpu', 'cuda' or 'mps'; `book`: folder of other notebooks; `workers`: notebooks at a time, which share torch's threads. Of a folder of fewer than `ENOUGH` images, or whose
-    `labels.csv` does not give every image a class, the notebooks that compare classes (`need_classes` in `paper.yaml`) are left out, and named.
-    The notebooks start in their order; all stop at the first failing cell, with `BookError`; raises `ParameterError` before running on an unknown name.
+def regenerate(
+    profile='quick', dataset='auto', size: int = 28, device='auto', out='figures', book=None, workers: int = 2
+) -> pd.DataFrame:
+    """Run the book in order and write its figures and `manifest.json` into `out`.
+
+    Returns a table of the files written.
+
+    `profile`: 'quick' (minutes on 2 cores) or 'paper'; `dataset`: 'auto', 'bloodmnist', 'phantom' or a
+    folder; `size`: 28, 64, 128 or 224 px; `device`: 'auto', 'cpu', 'cuda' or 'mps'; `book`: folder of other
+    notebooks; `workers`: notebooks at a time, which share torch's threads. Of a folder of fewer than `ENOUGH`
+    images, or whose `labels.csv` does not give every image a class, the notebooks that compare classes
+    (`need_classes` in `paper.yaml`) are left out, and named. The notebooks start in their order; all stop at
+    the first failing cell, with `BookError`; raises `ParameterError` before running on an unknown name.
     """
     check_run(profile, dataset, size, device, workers)
     book, out = Path(book or book_folder()), writable_folder(out)
     given = read_profile(profile, book)
     temporary = Path(tempfile.mkdtemp(prefix='.regenerate-', dir=out.resolve()))
-    folder = {name: temporary/name for name in ('book', 'figures', 'executed')}
+    folder = {name: temporary / name for name in ('book', 'figures', 'executed')}
     try:
-        for path in folder.values(): path.mkdir()
+        for path in folder.values():
+            path.mkdir()
         name, source, flags = resolve_dataset(dataset, size)
-        print(f'data: {source} (asked for: {dataset}), {size} px; profile {profile}; device {device}', flush=True)
-        if data_dirs()[-1].is_dir(): (folder['book']/'data').symlink_to(data_dirs()[-1].resolve())
+        print(
+            f'data: {source} (asked for: {dataset}), {size} px; profile {profile}; device {device}',
+            flush=True,
+        )
+        if data_dirs()[-1].is_dir():
+            (folder['book'] / 'data').symlink_to(data_dirs()[-1].resolve())
         shared = dict(dataset=name, size=size, device=device)
         skip = without_classes(name, book)
-        if skip: print(f'*** {name} holds fewer than {ENOUGH} images, or no class for some (labels.csv: file, class): left out are {", ".join(skip)}. ***', flush=True)
-        jobs = _prepare(book, folder['book'], given, shared, flags + ['slow']*(profile == 'paper'), skip)
+        if skip:
+            print(
+                f'*** {name} holds fewer than {ENOUGH} images, or no class for some (labels.csv: file,'
+                f' class): left out are {", ".join(skip)}. ***',
+                flush=True,
+            )
+        jobs = _prepare(book, folder['book'], given, shared, flags + ['slow'] * (profile == 'paper'), skip)
         return _publish(_run_all(jobs, folder, temporary, workers), folder, out)
     except BookError:
-        _replace_folder(folder['executed'], out/'executed')
+        _replace_folder(folder['executed'], out / 'executed')
         raise
-    finally: shutil.rmtree(temporary, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 # %% ../nbs/13_paper.ipynb #74dc7bf5
 def _prepare(book, folder, given, shared, flags, skip=()) -> list:
     jobs = []
     for path in [path for path in notebooks(book) if path.stem not in skip]:
         counts = copy_without(path, folder, flags)
-        jobs.append((path, folder/path.name, at_hand(path.stem, choose_parameters(folder/path.name, given[path.stem], shared | dict(figures_dir=f'../figures/{path.stem}')), shared['size']), counts))
+        jobs.append(
+            (
+                path,
+                folder / path.name,
+                at_hand(
+                    path.stem,
+                    choose_parameters(
+                        folder / path.name,
+                        given[path.stem],
+                        shared | dict(figures_dir=f'../figures/{path.stem}'),
+                    ),
+                    shared['size'],
+                ),
+                counts,
+            )
+        )
     return jobs
+
 
 def _run_all(jobs, folder, temporary, workers) -> dict:
     records, waiting, running = {}, list(jobs), []
@@ -288,59 +535,112 @@ def _run_all(jobs, folder, temporary, workers) -> dict:
             while waiting or running:
                 while waiting and len(running) < workers:
                     path, copied, parameters, _ = job = waiting.pop(0)
-                    (folder['figures']/path.stem).mkdir()
-                    running.append((job, time.time(), start_notebook(copied, folder['executed']/path.name, parameters, kernel,
-                                                                     max(1, torch.get_num_threads()//workers), temporary/f'{path.stem}.log')))
+                    (folder['figures'] / path.stem).mkdir()
+                    running.append(
+                        (
+                            job,
+                            time.time(),
+                            start_notebook(
+                                copied,
+                                folder['executed'] / path.name,
+                                parameters,
+                                kernel,
+                                max(1, torch.get_num_threads() // workers),
+                                temporary / f'{path.stem}.log',
+                            ),
+                        )
+                    )
                 ended = next((run for run in running if run[-1].poll() is not None), None)
-                if ended is None: time.sleep(.1); continue
+                if ended is None:
+                    time.sleep(0.1)
+                    continue
                 running.remove(ended)
                 records |= _take_in(*ended, folder, temporary)
-        finally: stop_notebooks([process for *_, process in running])
+        finally:
+            stop_notebooks([process for *_, process in running])
     return records
+
 
 def _take_in(job, start, process, folder, temporary) -> dict:
     path, _, parameters, counts = job
-    if process.returncode: raise BookError(explain_failure(path, folder['executed']/path.name, temporary/f'{path.stem}.log'))
-    own = folder['figures']/path.stem
+    if process.returncode:
+        raise BookError(explain_failure(path, folder['executed'] / path.name, temporary / f'{path.stem}.log'))
+    own = folder['figures'] / path.stem
     drawn = take_records(own)
-    for file in own.iterdir(): os.replace(file, folder['figures']/file.name)
+    for file in own.iterdir():
+        os.replace(file, folder['figures'] / file.name)
     own.rmdir()
     shown = {name: value for name, value in parameters.items() if name != 'figures_dir'}
     note = ', '.join(f'{n} {name}' for name, n in counts.items())
-    print(f'{path.stem:20s} {time.time() - start:7.1f} s   {len(drawn)} figures' + (f'   (cells left out: {note})' if note else ''), flush=True)
+    print(
+        f'{path.stem:20s} {time.time() - start:7.1f} s   {len(drawn)} figures'
+        + (f'   (cells left out: {note})' if note else ''),
+        flush=True,
+    )
     return {name: {**record, 'notebook': path.name, 'parameters': shown} for name, record in drawn.items()}
+
 
 def _replace_folder(new, old):
     shutil.rmtree(old, ignore_errors=True)
     os.replace(new, old)
 
+
 def _publish(records, folder, out) -> pd.DataFrame:
-    update_manifest(records, out, final=folder['figures']/'manifest.json')
+    update_manifest(records, out, final=folder['figures'] / 'manifest.json')
     made = sorted(folder['figures'].iterdir(), key=lambda path: (path.name == 'manifest.json', path.name))
-    for path in made: os.replace(path, out/path.name)
-    _replace_folder(folder['executed'], out/'executed')
-    rows = [(str(out/p.name), round((out/p.name).stat().st_size/1024), records.get(p.stem, {}).get('notebook', ''), sha256_file(out/p.name)[:12]) for p in made]
+    for path in made:
+        os.replace(path, out / path.name)
+    _replace_folder(folder['executed'], out / 'executed')
+    rows = [
+        (
+            str(out / p.name),
+            round((out / p.name).stat().st_size / 1024),
+            records.get(p.stem, {}).get('notebook', ''),
+            sha256_file(out / p.name)[:12],
+        )
+        for p in made
+    ]
     return pd.DataFrame(rows, columns=['file', 'KiB', 'notebook', 'sha256'])
 
 # %% ../nbs/13_paper.ipynb #3f325d57
 def run_in_place(paths=None, dataset='auto'):
-    """Execute notebooks (default: the book, with the two after it) where they lie, as written; each is replaced only after it ran to its end.
+    """Execute notebooks (default: the book, with the two after it) where they lie, as written.
 
-    `dataset` only decides which flags are on. A failing cell raises nbclient's `CellExecutionError` and leaves the file as it was.
+    Each is replaced only after it ran to its end.
+
+    `dataset` only decides which flags are on. A failing cell raises nbclient's `CellExecutionError` and
+    leaves the file as it was.
     """
     import nbformat
     from nbclient import NotebookClient
+
     paths = [Path(path) for path in paths or sorted(book_folder().glob('[0-9][0-9]_*.ipynb'))]
     flags = resolve_dataset(dataset)[2]
     for path in paths:
         start, nb = time.time(), nbformat.read(path, 4)
         part = copy.copy(nb)
-        part.cells = [cell for cell in nb.cells if not left_out(cell, flags)]  # the same cell objects: outputs land in `nb`
+        part.cells = [
+            cell for cell in nb.cells if not left_out(cell, flags)
+        ]  # the same cell objects: outputs land in `nb`
         with tempfile.TemporaryDirectory() as folder, book_kernel(folder) as kernel:
-            NotebookClient(part, timeout=None, kernel_name=kernel, record_timing=False, resources=dict(metadata=dict(path=str(path.parent)))).execute()
+            NotebookClient(
+                part,
+                timeout=None,
+                kernel_name=kernel,
+                record_timing=False,
+                resources=dict(metadata=dict(path=str(path.parent))),
+            ).execute()
         nb.metadata.kernelspec = dict(name='python3', display_name='python3', language='python')
-        with atomic_path(path) as new: nbformat.write(nb, new)
-        folder = path.parent.parent/'figures'
+        with atomic_path(path) as new:
+            nbformat.write(nb, new)
+        folder = path.parent.parent / 'figures'
         records = take_records(folder) if folder.is_dir() else {}
-        if records: update_manifest({name: {**record, 'notebook': path.name, 'parameters': declared(path)} for name, record in records.items()}, folder)
+        if records:
+            update_manifest(
+                {
+                    name: {**record, 'notebook': path.name, 'parameters': declared(path)}
+                    for name, record in records.items()
+                },
+                folder,
+            )
         print(f'{path.stem:20s} {time.time() - start:7.1f} s   {len(records)} figures', flush=True)

@@ -32,17 +32,23 @@ from .core import DataError, ParameterError, bootstrap_mean, check_choice, dice
 
 # %% ../nbs/02_preprocessing.ipynb #2752e902
 def closed_edges(image):
-    "Sobel edges of the grey levels of `image`, uint8 (H, W, 3), closed with a disk of radius 3: float (H, W). Section 2.1 of the paper."
+    """Sobel edges of the grey levels of `image`, uint8 (H, W, 3), closed with a disk of radius 3.
+
+    float (H, W). Section 2.1 of the paper.
+    """
     return closing(sobel(rgb2gray(image)), disk(3))
+
 
 def published_upright(image):
     "The published mask before its inversion: closed edges above Otsu's threshold."
     edges = closed_edges(image)
     return edges > threshold_otsu(edges)
 
+
 def published(image):
     "The mask of the published script as shipped: `published_upright` inverted."
     return ~published_upright(image)
+
 
 def described(image):
     "The recipe as the paper's text describes it: edges, closing, Otsu, threshold, and the outline filled."
@@ -54,112 +60,160 @@ def otsu(image):
     grey = rgb2gray(image)
     return grey < threshold_otsu(grey)
 
+
 def double_otsu(image):
-    "Otsu's threshold a second time, on the pixels that are dark at the first: the darker half of the foreground."
+    """Otsu's threshold a second time, on the pixels that are dark at the first.
+
+    The darker half of the foreground.
+    """
     grey = rgb2gray(image)
     dark = grey[grey < threshold_otsu(grey)]
     return grey < (threshold_otsu(dark) if len(dark) else 0)
 
+
 def multiotsu(image):
-    "The darkest of three Otsu classes of the green channel (strictly below the lower threshold), parts under 15 % of the largest dropped."
+    """The darkest of three Otsu classes of the green channel (strictly below the lower threshold), parts
+    under 15 % of the largest dropped.
+    """
     green = image[..., 1]
     return drop_small(green < otsu3(green)[0])
 
 # %% ../nbs/02_preprocessing.ipynb #b13fd2d6
 def otsu3(values):
-    "The two thresholds that split `values` (any shape) into three classes (multi-Otsu); of fewer than three levels, the upper levels themselves."
-    try: return threshold_multiotsu(values, 3)
+    """The two thresholds that split `values` (any shape) into three classes (multi-Otsu).
+
+    Of fewer than three levels, the upper levels themselves.
+    """
+    try:
+        return threshold_multiotsu(values, 3)
     except ValueError:
         levels = np.unique(values)
         return np.array([levels[min(1, len(levels) - 1)], levels[-1]])
 
+
 def part_areas(mask):
-    "Label the connected parts of a bool mask (H, W) (neighbours share a side): labels int (H, W) and the area of each, 0 for the background."
+    """Label the connected parts of a bool mask (H, W) (neighbours share a side).
+
+    Labels int (H, W) and the area of each, 0 for the background.
+    """
     labels, n = ndi.label(mask)
     areas = np.bincount(labels.ravel(), minlength=n + 1)
     areas[0] = 0
     return labels, areas
 
-def drop_small(mask, share: float = .15):
+
+def drop_small(mask, share: float = 0.15):
     "Drop the parts of a bool mask (H, W) whose area is below `share` of the largest."
     labels, areas = part_areas(mask)
-    return mask & (areas >= share*areas.max())[labels]
+    return mask & (areas >= share * areas.max())[labels]
 
 # %% ../nbs/02_preprocessing.ipynb #49694224
-def white_balance(images, white: float = 95, blur: float = .005):
-    """Make the empty slide white and smooth a little: uint8 (..., H, W, 3) to float32, 0 to about 280, white near 255.
+def white_balance(images, white: float = 95, blur: float = 0.005):
+    """Make the empty slide white and smooth a little.
 
-    Each channel is divided by its `white`-th percentile over the image; the Gaussian is `blur` times the image's side wide."""
+    uint8 (..., H, W, 3) to float32, 0 to about 280, white near 255.
+
+    Each channel is divided by its `white`-th percentile over the image; the Gaussian is `blur` times the
+    image's side wide.
+    """
     height, width = images.shape[-3:-1]
     values = images.astype(np.float32)
     bright = np.percentile(values.reshape(*values.shape[:-3], -1, 3), white, axis=-2)[..., None, None, :] + 1
-    sigma = blur*np.sqrt(height*width)
-    return ndi.gaussian_filter(np.clip(values/bright, 0, 1.1)*255, (0,)*(images.ndim - 3) + (sigma, sigma, 0))
+    sigma = blur * np.sqrt(height * width)
+    return ndi.gaussian_filter(
+        np.clip(values / bright, 0, 1.1) * 255, (0,) * (images.ndim - 3) + (sigma, sigma, 0)
+    )
+
 
 def stretch(values):
     "Spread float (..., H, W) over the 256 levels 0 to 255, each image for itself; still float."
     low, high = values.min((-2, -1), keepdims=True), values.max((-2, -1), keepdims=True)
-    return np.round((values - low)/(high - low + 1e-6)*255)
+    return np.round((values - low) / (high - low + 1e-6) * 255)
+
 
 def nucleus_darkness(balanced):
-    "The grey image in which a nucleus is darkest: green minus half of blue of `white_balance`'s result, 256 levels."
-    return stretch(balanced[..., 1] - .5*balanced[..., 2])
+    """The grey image in which a nucleus is darkest.
+
+    Green minus half of blue of `white_balance`'s result, 256 levels.
+    """
+    return stretch(balanced[..., 1] - 0.5 * balanced[..., 2])
 
 # %% ../nbs/02_preprocessing.ipynb #78cda613
 def radius(mask):
     "Radius in pixels of the disk with the area of a bool mask."
-    return np.sqrt(mask.sum()/np.pi)
+    return np.sqrt(mask.sum() / np.pi)
+
 
 def open_by(mask, pixels: float):
-    "Open a bool mask (H, W) with a disk of radius `pixels`; unchanged below .7 px, or where nothing would be left."
-    if pixels < .7: return mask
+    """Open a bool mask (H, W) with a disk of radius `pixels`.
+
+    Unchanged below .7 px, or where nothing would be left.
+    """
+    if pixels < 0.7:
+        return mask
     core = isotropic_erosion(np.pad(mask, 1, mode='edge'), pixels)[1:-1, 1:-1]
     return mask & isotropic_dilation(core, pixels) if core.any() else mask
 
-def central_group(mask, reach: float = 1.):
+
+def central_group(mask, reach: float = 1.0):
     """The parts of a bool mask (H, W) that belong to the cell in the middle of the picture.
 
-    It starts with the part of most weight under a Gaussian bell on the centre, and takes in every part that comes within
-    `reach` times the group's own radius, until none does."""
+    It starts with the part of most weight under a Gaussian bell on the centre, and takes in every part that
+    comes within `reach` times the group's own radius, until none does.
+    """
     labels, n = ndi.label(mask)
-    if n < 2: return mask
-    y, x = (np.exp(-2*np.linspace(-1, 1, k)**2) for k in mask.shape)
+    if n < 2:
+        return mask
+    y, x = (np.exp(-2 * np.linspace(-1, 1, k) ** 2) for k in mask.shape)
     group = labels == 1 + np.argmax(np.bincount(labels.ravel(), np.outer(y, x).ravel())[1:])
     while True:
-        near = ndi.distance_transform_edt(~group) <= reach*radius(group)
+        near = ndi.distance_transform_edt(~group) <= reach * radius(group)
         grown = np.isin(labels, np.setdiff1d(labels[near], 0))
-        if grown.sum() == group.sum(): return group
+        if grown.sum() == group.sum():
+            return group
         group = grown
 
-def fill_small_holes(mask, share: float = .03):
+
+def fill_small_holes(mask, share: float = 0.03):
     "Fill the holes of a bool mask (H, W) whose area is below `share` of the mask's."
     labels, areas = part_areas(ndi.binary_fill_holes(mask) & ~mask)
-    small = areas < share*mask.sum()
+    small = areas < share * mask.sum()
     small[0] = False
     return mask | small[labels]
 
+
 def finish_nucleus(dark):
-    "Dark pixels (H, W) to the nucleus in the middle: opened by a tenth of its radius, small parts dropped, grouped, small holes filled."
-    return fill_small_holes(central_group(drop_small(open_by(dark, .1*radius(dark)))))
+    """Dark pixels (H, W) to the nucleus in the middle.
+
+    Opened by a tenth of its radius, small parts dropped, grouped, small holes filled.
+    """
+    return fill_small_holes(central_group(drop_small(open_by(dark, 0.1 * radius(dark)))))
+
 
 def nucleus(image):
-    "Our nucleus: the darkest of three Otsu classes of `nucleus_darkness`, finished; uint8 (H, W, 3) to bool (H, W)."
+    """Our nucleus: the darkest of three Otsu classes of `nucleus_darkness`, finished.
+
+    uint8 (H, W, 3) to bool (H, W).
+    """
     grey = nucleus_darkness(white_balance(image))
     return finish_nucleus(grey < otsu3(grey)[0])
 
 # %% ../nbs/02_preprocessing.ipynb #e8cfe2bd
 def foreground_grey(balanced):
     "The grey image in which all that is not slide is dark: half green, half the darkest channel, 256 levels."
-    return stretch(.5*balanced[..., 1] + .5*balanced.min(-1))
+    return stretch(0.5 * balanced[..., 1] + 0.5 * balanced.min(-1))
 
-def foreground(grey, thresholds, pale: float = .3):
+
+def foreground(grey, thresholds, pale: float = 0.3):
     "All that is not slide: below the upper threshold moved by `pale` of the way to the slide's median."
     limit = thresholds[1]
-    return grey < limit + pale*(np.median(grey[grey >= limit]) - limit)
+    return grey < limit + pale * (np.median(grey[grey >= limit]) - limit)
+
 
 def solidity(mask):
     "Area of a bool mask over that of its convex hull, in (0, 1]."
-    return mask.sum()/max(1, convex_hull_image(mask, offset_coordinates=False).sum())
+    return mask.sum() / max(1, convex_hull_image(mask, offset_coordinates=False).sum())
+
 
 def around(mask, nucleus, pixels):
     "Holes filled, opened by `pixels`, and only what is connected to the nucleus, which always belongs to it."
@@ -170,37 +224,59 @@ def around(mask, nucleus, pixels):
 
 # %% ../nbs/02_preprocessing.ipynb #4e737c49
 def bluer_part(balanced, mask, nucleus, gap: float = 20):
-    "The part of `mask` bluer than Otsu's threshold on blue minus red, if its two classes differ by more than `gap` of 255 levels."
-    blueness = ndi.gaussian_filter(balanced[..., 2] - balanced[..., 0], .1*radius(nucleus))
+    """The part of `mask` bluer than Otsu's threshold on blue minus red, if its two classes differ by more
+    than `gap` of 255 levels.
+    """
+    blueness = ndi.gaussian_filter(balanced[..., 2] - balanced[..., 0], 0.1 * radius(nucleus))
     values = blueness[mask & ~nucleus]
-    if len(values) < 20 or np.ptp(values) < 1e-3: return mask
+    if len(values) < 20 or np.ptp(values) < 1e-3:
+        return mask
     cut = threshold_otsu(values)
-    if values[values > cut].mean() - values[values <= cut].mean() <= gap: return mask
+    if values[values > cut].mean() - values[values <= cut].mean() <= gap:
+        return mask
     return mask & ((blueness > cut) | nucleus)
 
-def basin(mask, nucleus, reach: float = .3):
-    "The watershed basin of the nucleus in the distance to the rim of `mask`; the other sources are peaks `reach` nucleus radii away from it."
+
+def basin(mask, nucleus, reach: float = 0.3):
+    """The watershed basin of the nucleus in the distance to the rim of `mask`.
+
+    The other sources are peaks `reach` nucleus radii away from it.
+    """
     depth, size = ndi.distance_transform_edt(mask), radius(nucleus)
-    peaks = peak_local_max(ndi.gaussian_filter(depth, .05*size), min_distance=max(1, int(reach*size)), labels=mask.astype(int), exclude_border=False)
-    peaks = peaks[ndi.distance_transform_edt(~nucleus)[tuple(peaks.T)] > reach*size]
+    peaks = peak_local_max(
+        ndi.gaussian_filter(depth, 0.05 * size),
+        min_distance=max(1, int(reach * size)),
+        labels=mask.astype(int),
+        exclude_border=False,
+    )
+    peaks = peaks[ndi.distance_transform_edt(~nucleus)[tuple(peaks.T)] > reach * size]
     sources = np.zeros(mask.shape, int)
     sources[tuple(peaks.T)] = np.arange(2, len(peaks) + 2)
     sources[nucleus] = 1
     return (watershed(-depth, sources, mask=mask) == 1) | nucleus
 
-def finish_cell(balanced, mask, nucleus, compact: float = .94):
-    "The cell (H, W) around `nucleus` in the foreground `mask`, freed of red cells by colour, then by shape, as long as its solidity is below `compact`."
-    if not nucleus.any(): return nucleus.copy()
-    pixels = .1*radius(nucleus)
+
+def finish_cell(balanced, mask, nucleus, compact: float = 0.94):
+    """The cell (H, W) around `nucleus` in the foreground `mask`, freed of red cells by colour, then by shape,
+    as long as its solidity is below `compact`.
+    """
+    if not nucleus.any():
+        return nucleus.copy()
+    pixels = 0.1 * radius(nucleus)
     mask = around(ndi.binary_fill_holes(mask | nucleus), nucleus, pixels)
     for free in (bluer_part, lambda balanced, mask, nucleus: basin(mask, nucleus)):
-        if solidity(mask) >= compact: break
+        if solidity(mask) >= compact:
+            break
         freed = free(balanced, mask, nucleus)
         mask = mask if freed is mask else around(freed, nucleus, pixels)
     return mask
 
+
 def cell(image, within=None):
-    "Our whole cell: uint8 (H, W, 3) to bool (H, W); `within`: its nucleus where known, else that of `nucleus`."
+    """Our whole cell: uint8 (H, W, 3) to bool (H, W).
+
+    `within`: its nucleus where known, else that of `nucleus`.
+    """
     balanced = white_balance(image)
     grey = foreground_grey(balanced)
     inner = nucleus(image) if within is None else within
@@ -209,7 +285,8 @@ def cell(image, within=None):
 # %% ../nbs/02_preprocessing.ipynb #f8608d43
 def finish_red(mask, cell):
     "Foreground (H, W) outside the white `cell`, filled, opened by a tenth of its radius."
-    return open_by(ndi.binary_fill_holes(mask) & ~cell, max(.7, .1*radius(cell)))
+    return open_by(ndi.binary_fill_holes(mask) & ~cell, max(0.7, 0.1 * radius(cell)))
+
 
 def red(image):
     "Red cells around the white one: uint8 (H, W, 3) to bool (H, W)."
@@ -219,24 +296,36 @@ def red(image):
 
 # %% ../nbs/02_preprocessing.ipynb #de0a396a
 def otsu3_many(levels):
-    """`otsu3` of every image of a stack (N, H, W): uint8, or the float levels of `stretch`; thresholds (N, 2).
+    """`otsu3` of every image of a stack (N, H, W): uint8, or the float levels of `stretch`.
 
-    scikit-image's search in its own precision, on the levels that occur instead of a table of all 256."""
+    Thresholds (N, 2).
+
+    scikit-image's search in its own precision, on the levels that occur instead of a table of all 256.
+    """
     edges = np.linspace(0, 255, 257, dtype=np.float32)
-    centres = (edges[:-1] + edges[1:])/2
-    if levels.dtype == np.uint8: centres = np.arange(256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    if levels.dtype == np.uint8:
+        centres = np.arange(256)
     counts = (np.bincount(g.ravel(), minlength=256) for g in levels.astype(np.int64))
     return np.stack([_otsu3_counts(c, centres, np.arange(256).astype(centres.dtype)) for c in counts])
 
+
 def _otsu3_counts(counts, centres, values):
-    "The thresholds of a histogram of 256 bins, `centres` where there are three classes, `values` where there are not."
+    """The thresholds of a histogram of 256 bins, `centres` where there are three classes, `values` where
+    there are not.
+    """
     used = np.flatnonzero(counts)
-    if len(used) < 3: return values[used[[min(1, len(used) - 1), -1]]]
-    if len(used) == 3: return centres[used[:2]]
-    p, place = (counts/counts.sum())[used].astype(np.float32), (used - used[0]).astype(np.float32)
+    if len(used) < 3:
+        return values[used[[min(1, len(used) - 1), -1]]]
+    if len(used) == 3:
+        return centres[used[:2]]
+    p, place = (counts / counts.sum())[used].astype(np.float32), (used - used[0]).astype(np.float32)
     place[0] = 1
-    mass, moment = np.cumsum(p), np.cumsum(place*p)
-    score = lambda moment, mass: moment**2/mass
+    mass, moment = np.cumsum(p), np.cumsum(place * p)
+
+    def score(moment, mass):
+        return moment**2 / mass
+
     with np.errstate(divide='ignore', invalid='ignore'):
         middle = score(moment[None, 1:-1] - moment[:-2, None], mass[None, 1:-1] - mass[:-2, None])
     low, high = score(moment[:-2], mass[:-2]), score(moment[-1] - moment[1:-1], mass[-1] - mass[1:-1])
@@ -248,47 +337,64 @@ def _otsu3_counts(counts, centres, values):
 # %% ../nbs/02_preprocessing.ipynb #35e32217
 def _edges_many(images):
     "`published_upright` of a stack (N, H, W, 3): every filter works within an image only."
-    grey, smooth, slope = rgb2gray(images), np.array([1, 2, 1])/4, np.array([1, 0, -1])/2
-    squares = [ndi.convolve(grey, np.multiply.outer(*pair)[None], mode='reflect')**2 for pair in ((slope, smooth), (smooth, slope))]
-    edges = closing(np.sqrt(squares[0] + squares[1])/np.sqrt(2), disk(3)[None])
+    grey, smooth, slope = rgb2gray(images), np.array([1, 2, 1]) / 4, np.array([1, 0, -1]) / 2
+    squares = [
+        ndi.convolve(grey, np.multiply.outer(*pair)[None], mode='reflect') ** 2
+        for pair in ((slope, smooth), (smooth, slope))
+    ]
+    edges = closing(np.sqrt(squares[0] + squares[1]) / np.sqrt(2), disk(3)[None])
     return edges > otsu_many(edges)
 
+
 def otsu_many(values):
-    "Otsu's threshold of every image of a float stack (N, H, W), in scikit-image's arithmetic: float (N, 1, 1)."
+    """Otsu's threshold of every image of a float stack (N, H, W), in scikit-image's arithmetic.
+
+    float (N, 1, 1).
+    """
     flat = values.reshape(len(values), -1)
     low, high = flat.min(1, keepdims=True), flat.max(1, keepdims=True)
     edges = np.linspace(low[:, 0], high[:, 0], 257, axis=1)
-    with np.errstate(invalid='ignore', divide='ignore'): place = np.nan_to_num((flat - low)/(high - low)*256).astype(np.int64)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        place = np.nan_to_num((flat - low) / (high - low) * 256).astype(np.int64)
     place = np.minimum(place, 255)
     place -= flat < np.take_along_axis(edges, place, 1)
     place += (flat >= np.take_along_axis(edges, place + 1, 1)) & (place < 255)
     counts = np.stack([np.bincount(p, minlength=256) for p in place]).astype(np.float32)
-    centres = (edges[:, 1:] + edges[:, :-1])/2
+    centres = (edges[:, 1:] + edges[:, :-1]) / 2
     mass, back = np.cumsum(counts, 1), np.cumsum(counts[:, ::-1], 1)[:, ::-1]
-    with np.errstate(invalid='ignore'):           # an image of one level: answered in the last line
-        mean, mean_back = np.cumsum(counts*centres, 1)/mass, (np.cumsum((counts*centres)[:, ::-1], 1)/back[:, ::-1])[:, ::-1]
-        best = np.argmax(mass[:, :-1]*back[:, 1:]*(mean[:, :-1] - mean_back[:, 1:])**2, 1)
+    with np.errstate(invalid='ignore'):  # an image of one level: answered in the last line
+        mean, mean_back = (
+            np.cumsum(counts * centres, 1) / mass,
+            (np.cumsum((counts * centres)[:, ::-1], 1) / back[:, ::-1])[:, ::-1],
+        )
+        best = np.argmax(mass[:, :-1] * back[:, 1:] * (mean[:, :-1] - mean_back[:, 1:]) ** 2, 1)
     return np.where(low == high, low, np.take_along_axis(centres, best[:, None], 1))[..., None]
+
 
 def _fill_many(masks):
     "Holes of each mask of a stack filled: background that does not touch the rim of its own plane."
     labels, n = ndi.label(~masks, np.pad(ndi.generate_binary_structure(2, 1)[None], ((1, 1), (0, 0), (0, 0))))
     outside = np.zeros(n + 1, bool)
-    for rim in (labels[:, 0], labels[:, -1], labels[..., 0], labels[..., -1]): outside[rim] = True
+    for rim in (labels[:, 0], labels[:, -1], labels[..., 0], labels[..., -1]):
+        outside[rim] = True
     return masks | ~outside[labels]
+
 
 def _double_otsu_many(images):
     grey = rgb2gray(images)
     dark = [g[d] for g, d in zip(grey, grey < otsu_many(grey))]
     return grey < np.array([threshold_otsu(d) if len(d) else 0 for d in dark])[:, None, None]
 
+
 def _multiotsu_many(images):
     return np.stack([drop_small(mask) for mask in images[..., 1] < otsu3_many(images[..., 1])[:, :1, None]])
+
 
 def _nucleus_many(images, balanced=None):
     grey = nucleus_darkness(white_balance(images) if balanced is None else balanced)
     dark = grey < otsu3_many(grey)[:, :1, None]
     return np.stack([finish_nucleus(mask) for mask in dark])
+
 
 def _cell_many(images):
     "Nucleus, cell and foreground of a stack, each step's shared part computed once."
@@ -300,10 +406,15 @@ def _cell_many(images):
 # %% ../nbs/02_preprocessing.ipynb #12a2d16f
 @dataclass(frozen=True)
 class Recipe:
-    "A way to a mask: `one` image (H, W, 3) to (H, W), `many` (N, H, W, 3) to (N, H, W), equal to it; `target`: 'nucleus', 'cell' or 'red'."
+    """A way to a mask: `one` image (H, W, 3) to (H, W), `many` (N, H, W, 3) to (N, H, W), equal to it.
+
+    `target`: 'nucleus', 'cell' or 'red'.
+    """
+
     one: Callable
     many: Callable
     target: str = 'nucleus'
+
 
 RECIPES = dict(
     published=Recipe(published, lambda x: ~_edges_many(x)),
@@ -314,46 +425,75 @@ RECIPES = dict(
     multiotsu=Recipe(multiotsu, _multiotsu_many),
     nucleus=Recipe(nucleus, _nucleus_many),
     cell=Recipe(cell, lambda x: _cell_many(x)[1], 'cell'),
-    red=Recipe(red, lambda x: np.stack([finish_red(o, c) for c, o in zip(*_cell_many(x)[1:])]), 'red'))
+    red=Recipe(red, lambda x: np.stack([finish_red(o, c) for c, o in zip(*_cell_many(x)[1:])]), 'red'),
+)
 
 # %% ../nbs/02_preprocessing.ipynb #5d39dd39
 def make_masks(images, recipe: str = 'nucleus', batch_size: int = 256):
     """Masks of `images` by the named recipe of `RECIPES`, in the layout of the images.
 
-    `images`: uint8 (H, W, 3) gives bool (H, W); (N, H, W, 3) gives (N, H, W); a list of (H, W, 3), of any sizes, gives a list.
-    Raises `ParameterError` on an unknown recipe, on another dtype or shape."""
+    `images`: uint8 (H, W, 3) gives bool (H, W); (N, H, W, 3) gives (N, H, W); a list of (H, W, 3), of any
+    sizes, gives a list. Raises `ParameterError` on an unknown recipe, on another dtype or shape.
+    """
     make = RECIPES[check_choice(recipe, RECIPES, 'recipe')]
-    if isinstance(images, (list, tuple)): return [make_masks(image, recipe) for image in images]
+    if isinstance(images, (list, tuple)):
+        return [make_masks(image, recipe) for image in images]
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
-        raise ParameterError(f'{images.dtype} images of shape {images.shape}', 'uint8 (H, W, 3) or (N, H, W, 3), or a list', 'read files with data.read_image')
-    if images.ndim == 3: return make.one(images)
-    parts = [make.many(images[i:i + batch_size]) for i in range(0, len(images), batch_size)]
+        raise ParameterError(
+            f'{images.dtype} images of shape {images.shape}',
+            'uint8 (H, W, 3) or (N, H, W, 3), or a list',
+            'read files with data.read_image',
+        )
+    if images.ndim == 3:
+        return make.one(images)
+    parts = [make.many(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
     return np.concatenate(parts) if parts else np.zeros(images.shape[:3], bool)
+
 
 def add_masks(cells, batch_size: int = 256):
     "The `Cells` with our nucleus and cell masks in place of what was there."
     if isinstance(cells.images, list):
         inner = make_masks(cells.images, 'nucleus')
         return replace(cells, nucleus=inner, cell=[cell(im, n) for im, n in zip(cells.images, inner)])
-    parts = [_cell_many(cells.images[i:i + batch_size])[:2] for i in range(0, len(cells), batch_size)]
-    return replace(cells, nucleus=np.concatenate([p[0] for p in parts]), cell=np.concatenate([p[1] for p in parts]))
+    parts = [_cell_many(cells.images[i : i + batch_size])[:2] for i in range(0, len(cells), batch_size)]
+    return replace(
+        cells, nucleus=np.concatenate([p[0] for p in parts]), cell=np.concatenate([p[1] for p in parts])
+    )
 
 # %% ../nbs/02_preprocessing.ipynb #2c9acdbe
 def worst_decile(values) -> float:
     "Mean of the lowest tenth of `values` (at least one)."
     values = np.sort(np.asarray(values, np.float64))
-    return float(values[:max(1, len(values)//10)].mean())
+    return float(values[: max(1, len(values) // 10)].mean())
+
 
 def summary(values, seed: int = 0) -> dict:
     "n, mean, low and high (95 % bootstrap interval), worst_decile and minimum of Dice `values` (n,)."
     mean, low, high = bootstrap_mean(values, seed)
-    return dict(n=len(values), mean=mean, low=low, high=high, worst_decile=worst_decile(values), minimum=float(values.min()))
+    return dict(
+        n=len(values),
+        mean=mean,
+        low=low,
+        high=high,
+        worst_decile=worst_decile(values),
+        minimum=float(values.min()),
+    )
+
 
 def recipe_dice(cells, recipe: str, against: str = None):
-    "Dice of every image's mask by `recipe` with the truth in `cells`: float64 (n,); `against`: 'nucleus', 'cell' or 'red', by default the recipe's target."
+    """Dice of every image's mask by `recipe` with the truth in `cells`: float64 (n,).
+
+    `against`: 'nucleus', 'cell' or 'red', by default the recipe's target.
+    """
     truth = getattr(cells, against or RECIPES[check_choice(recipe, RECIPES, 'recipe')].target)
-    if truth is None: raise DataError(f'{cells!r} without {against or RECIPES[recipe].target} masks', 'cells with a truth', 'audit an expert set or the phantom')
+    if truth is None:
+        raise DataError(
+            f'{cells!r} without {against or RECIPES[recipe].target} masks',
+            'cells with a truth',
+            'audit an expert set or the phantom',
+        )
     return np.array([dice(a, b).item() for a, b in zip(make_masks(cells.images, recipe), truth)])
+
 
 def audit(cells, recipes=None, against: str = None, seed: int = 0):
     """Dice of `recipes` (names; all by default) with the masks in `cells`: one row each.
@@ -361,135 +501,223 @@ def audit(cells, recipes=None, against: str = None, seed: int = 0):
     Columns: recipe, target, n, mean, low and high (95 % bootstrap interval), worst_decile, minimum.
     Raises `DataError` where the truth is missing, `ParameterError` on an unknown recipe."""
     names = recipes or [n for n, r in RECIPES.items() if getattr(cells, r.target) is not None]
-    return pd.DataFrame([dict(recipe=n, target=against or RECIPES[n].target, **summary(recipe_dice(cells, n, against), seed)) for n in names])
+    return pd.DataFrame(
+        [
+            dict(
+                recipe=n, target=against or RECIPES[n].target, **summary(recipe_dice(cells, n, against), seed)
+            )
+            for n in names
+        ]
+    )
 
 # %% ../nbs/02_preprocessing.ipynb #b7fc8b65
 SHAPE = ('area', 'eccentricity', 'solidity', 'perimeter', 'equivalent_diameter_area')
 
+
 def _shape(mask, name):
     "Shape measurements of a bool mask as one region, NaN where it is empty"
-    if not mask.any(): return {f'{name}_{key}': 0. if key == 'area' else np.nan for key in SHAPE}
-    return {f'{name}_{key}': float(value[0]) for key, value in regionprops_table(mask.astype(np.uint8), properties=SHAPE).items()}
+    if not mask.any():
+        return {f'{name}_{key}': 0.0 if key == 'area' else np.nan for key in SHAPE}
+    return {
+        f'{name}_{key}': float(value[0])
+        for key, value in regionprops_table(mask.astype(np.uint8), properties=SHAPE).items()
+    }
+
 
 def _look(image, mask, name):
-    "Mean colour of the pixels of a mask, and the standard deviation of green as texture; NaN where it is empty"
+    """Mean colour of the pixels of a mask, and the standard deviation of green as texture.
+
+    NaN where it is empty
+    """
     pixels = image[mask] if mask.any() else np.full((1, 3), np.nan)
-    return {f'{name}_{c}': v for c, v in zip(('red', 'green', 'blue'), pixels.mean(0))} | {f'{name}_texture': pixels[:, 1].std()}
+    return {f'{name}_{c}': v for c, v in zip(('red', 'green', 'blue'), pixels.mean(0))} | {
+        f'{name}_texture': pixels[:, 1].std()
+    }
+
 
 def measure_cells(images, nucleus, cell):
     """Measurements of cells as a DataFrame, one row an image.
 
-    `images`: uint8 (N, H, W, 3) or a list of (H, W, 3); `nucleus`, `cell`: bool masks in the same layout. Columns for the nucleus and
-    for the cell: `_area` (px), `_eccentricity`, `_solidity`, `_perimeter` (px), `_equivalent_diameter_area` (px); `nucleus_fraction` of the
-    image; `nc_ratio` = nucleus area / cell area; `nucleus_parts` (lobes that are separate); `nucleus_` and `cytoplasm_` `red`, `green`, `blue`
-    (0 to 255) and `texture` (standard deviation of green). NaN where there is nothing to measure. Raises `ParameterError` on other sizes."""
+    `images`: uint8 (N, H, W, 3) or a list of (H, W, 3); `nucleus`, `cell`: bool masks in the same layout.
+    Columns for the nucleus and for the cell: `_area` (px), `_eccentricity`, `_solidity`, `_perimeter` (px),
+    `_equivalent_diameter_area` (px); `nucleus_fraction` of the image; `nc_ratio` = nucleus area / cell area;
+    `nucleus_parts` (lobes that are separate); `nucleus_` and `cytoplasm_` `red`, `green`, `blue` (0 to 255)
+    and `texture` (standard deviation of green). NaN where there is nothing to measure. Raises
+    `ParameterError` on other sizes.
+    """
     rows = []
     for image, inner, outer in zip(images, nucleus, cell, strict=True):
         if not inner.shape == outer.shape == image.shape[:2]:
-            raise ParameterError(f'masks of {inner.shape} and {outer.shape}', f'the image size {image.shape[:2]}', 'use the masks of these images')
-        row = _shape(inner, 'nucleus') | _shape(outer, 'cell') | _look(image, inner, 'nucleus') | _look(image, outer & ~inner, 'cytoplasm')
-        rows.append(row | dict(nucleus_fraction=inner.mean(), nc_ratio=inner.sum()/outer.sum() if outer.any() else np.nan, nucleus_parts=ndi.label(inner)[1]))
+            raise ParameterError(
+                f'masks of {inner.shape} and {outer.shape}',
+                f'the image size {image.shape[:2]}',
+                'use the masks of these images',
+            )
+        row = (
+            _shape(inner, 'nucleus')
+            | _shape(outer, 'cell')
+            | _look(image, inner, 'nucleus')
+            | _look(image, outer & ~inner, 'cytoplasm')
+        )
+        rows.append(
+            row
+            | dict(
+                nucleus_fraction=inner.mean(),
+                nc_ratio=inner.sum() / outer.sum() if outer.any() else np.nan,
+                nucleus_parts=ndi.label(inner)[1],
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../nbs/02_preprocessing.ipynb #65643689
 def to_tensor(images):
     "uint8 `(N, H, W, 3)` to float32 `(N, 3, H, W)` in [0, 1]."
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()/255
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+
 
 def to_uint8(tensor):
     "float `(N, 3, H, W)` in [0, 1] to uint8 `(N, H, W, 3)`, rounded."
-    return (tensor.clamp(0, 1)*255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return (tensor.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 # %% ../nbs/02_preprocessing.ipynb #d98fa145
 class Augmentation(NamedTuple):
     "Numbers of one augmented batch of n images, float32, on the CPU; made by `draw_augmentation`."
-    affine: torch.Tensor    # (n, 2, 3) output-to-input map in coordinates [-1, 1]
-    stain: torch.Tensor     # (n, 3, 3) mixing of the optical densities of R, G, B
-    tint: torch.Tensor      # (n, 3) optical density added everywhere
-    noise: torch.Tensor     # (n,) standard deviation of pixel noise, in units of the [0, 1] range
-    def to(self, device): return Augmentation(*(t.to(device) for t in self))
 
-def draw_augmentation(n: int, generator, flip: bool = True, rotation: float = 180., turn: float = .5,
-                      scale: float = 0., shift: float = 0., colour=0., noise: float = 0.) -> Augmentation:
+    affine: torch.Tensor  # (n, 2, 3) output-to-input map in coordinates [-1, 1]
+    stain: torch.Tensor  # (n, 3, 3) mixing of the optical densities of R, G, B
+    tint: torch.Tensor  # (n, 3) optical density added everywhere
+    noise: torch.Tensor  # (n,) standard deviation of pixel noise, in units of the [0, 1] range
+
+    def to(self, device):
+        return Augmentation(*(t.to(device) for t in self))
+
+
+def draw_augmentation(
+    n: int,
+    generator,
+    flip: bool = True,
+    rotation: float = 180.0,
+    turn: float = 0.5,
+    scale: float = 0.0,
+    shift: float = 0.0,
+    colour=0.0,
+    noise: float = 0.0,
+) -> Augmentation:
     """Draw the numbers that augment `n` images, one set per image, from a CPU `torch.Generator`.
 
-    `flip`: flips left-right and up-down, each with probability 1/2. Every image is turned by a random multiple of 90
-    degrees if `rotation` is at least 90, and a share `turn` of them further by up to `rotation` degrees, scaled by up
-    to a factor exp(`scale`) either way and moved by up to `shift` of the width. `colour` >= 0, a number or one per
-    image (n,): strength of the stain change. `noise`: upper bound of the pixel noise. Section 2.3 of the paper: flips, rotation.
+    `flip`: flips left-right and up-down, each with probability 1/2. Every image is turned by a random
+    multiple of 90 degrees if `rotation` is at least 90, and a share `turn` of them further by up to
+    `rotation` degrees, scaled by up to a factor exp(`scale`) either way and moved by up to `shift` of the
+    width. `colour` >= 0, a number or one per image (n,): strength of the stain change. `noise`: upper bound
+    of the pixel noise. Section 2.3 of the paper: flips, rotation.
     """
-    uniform = lambda *shape: 2*torch.rand(*shape, generator=generator) - 1
-    normal = lambda *shape: torch.randn(*shape, generator=generator)
+
+    def uniform(*shape):
+        return 2 * torch.rand(*shape, generator=generator) - 1
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
     some = (torch.rand(n, generator=generator) < turn).float()
-    quarter = torch.floor(4*torch.rand(n, generator=generator))*90*(rotation >= 90)
-    angle = torch.deg2rad(quarter + some*rotation*uniform(n))
-    zoom, flips = torch.exp(some*scale*uniform(n)), 1 - 2*torch.randint(0, 2, (2, n), generator=generator)*flip
-    cos, sin = zoom*torch.cos(angle), zoom*torch.sin(angle)
-    turnover = torch.stack([cos*flips[0], -sin, sin*flips[0], cos], -1).view(n, 2, 2)*flips[1].view(n, 1, 1)
-    affine = torch.cat([turnover, 2*shift*some.view(n, 1, 1)*uniform(n, 2, 1)], -1)
+    quarter = torch.floor(4 * torch.rand(n, generator=generator)) * 90 * (rotation >= 90)
+    angle = torch.deg2rad(quarter + some * rotation * uniform(n))
+    zoom, flips = (
+        torch.exp(some * scale * uniform(n)),
+        1 - 2 * torch.randint(0, 2, (2, n), generator=generator) * flip,
+    )
+    cos, sin = zoom * torch.cos(angle), zoom * torch.sin(angle)
+    turnover = torch.stack([cos * flips[0], -sin, sin * flips[0], cos], -1).view(n, 2, 2) * flips[1].view(
+        n, 1, 1
+    )
+    affine = torch.cat([turnover, 2 * shift * some.view(n, 1, 1) * uniform(n, 2, 1)], -1)
     strength = torch.as_tensor(colour, dtype=torch.float32).expand(n).view(n, 1, 1)
-    gain = torch.exp(strength*(.4*uniform(n, 1, 1) + .3*uniform(n, 3, 1)))
-    stain = gain*(torch.eye(3) + strength*.15*normal(n, 3, 3))
-    tint = strength[..., 0]*(.3*uniform(n, 1).abs()*uniform(n, 1).abs() + .5*uniform(n, 3).abs()**3)
-    return Augmentation(affine, stain, tint, noise*torch.rand(n, generator=generator))
+    gain = torch.exp(strength * (0.4 * uniform(n, 1, 1) + 0.3 * uniform(n, 3, 1)))
+    stain = gain * (torch.eye(3) + strength * 0.15 * normal(n, 3, 3))
+    tint = strength[..., 0] * (
+        0.3 * uniform(n, 1).abs() * uniform(n, 1).abs() + 0.5 * uniform(n, 3).abs() ** 3
+    )
+    return Augmentation(affine, stain, tint, noise * torch.rand(n, generator=generator))
 
 # %% ../nbs/02_preprocessing.ipynb #681eddce
 class Regions(NamedTuple):
     "Numbers that give nucleus, cytoplasm and surroundings of n cells new colours; made by `draw_regions`."
-    changed: torch.Tensor   # (n,) 1 where a picture is changed at all
-    pasted: torch.Tensor    # (n,) 1 where the cell is set into the surroundings of another picture
-    scale: torch.Tensor     # (n, 3) factor of the optical density of nucleus, cytoplasm, surroundings
-    tint: torch.Tensor      # (n, 3, 3) optical density of R, G, B added to each of them
-    blur: torch.Tensor      # (n,) from -.5, sharpened, to 1, blurred
 
-def draw_regions(n: int, generator, share: float = .5) -> Regions:
-    """Draw new colours for the parts of `n` cells, a share `share` of them changed, from a CPU `torch.Generator`.
+    changed: torch.Tensor  # (n,) 1 where a picture is changed at all
+    pasted: torch.Tensor  # (n,) 1 where the cell is set into the surroundings of another picture
+    scale: torch.Tensor  # (n, 3) factor of the optical density of nucleus, cytoplasm, surroundings
+    tint: torch.Tensor  # (n, 3, 3) optical density of R, G, B added to each of them
+    blur: torch.Tensor  # (n,) from -.5, sharpened, to 1, blurred
 
-    The nucleus gets the tint of its cytoplasm and more, so that it stays the darker of the two: what a stain can do to a cell,
-    and what a network has to bear on slides that it has never seen (domain randomisation, Tobin et al. 2017)."""
-    uniform = lambda *shape: 2*torch.rand(*shape, generator=generator) - 1
-    changed, pasted = ((torch.rand(n, generator=generator) < p).float() for p in (share, .5))
-    scale = torch.exp(torch.tensor([.25, .6, .8])*uniform(n, 3) + torch.tensor([0., -.1, -.1]))
-    cell = .7*uniform(n, 1)**2 + .3*uniform(n, 3)**2
-    tint = torch.stack([cell + .3*uniform(n, 3)**2, cell, .25*uniform(n, 3)**2], 1)
-    return Regions(changed, changed*pasted, scale, tint, changed*(.25 + .75*uniform(n)))
+
+def draw_regions(n: int, generator, share: float = 0.5) -> Regions:
+    """Draw new colours for the parts of `n` cells, a share `share` of them changed, from a CPU
+    `torch.Generator`.
+
+    The nucleus gets the tint of its cytoplasm and more, so that it stays the darker of the two: what a stain
+    can do to a cell, and what a network has to bear on slides that it has never seen (domain randomisation,
+    Tobin et al. 2017).
+    """
+
+    def uniform(*shape):
+        return 2 * torch.rand(*shape, generator=generator) - 1
+
+    changed, pasted = ((torch.rand(n, generator=generator) < p).float() for p in (share, 0.5))
+    scale = torch.exp(torch.tensor([0.25, 0.6, 0.8]) * uniform(n, 3) + torch.tensor([0.0, -0.1, -0.1]))
+    cell = 0.7 * uniform(n, 1) ** 2 + 0.3 * uniform(n, 3) ** 2
+    tint = torch.stack([cell + 0.3 * uniform(n, 3) ** 2, cell, 0.25 * uniform(n, 3) ** 2], 1)
+    return Regions(changed, changed * pasted, scale, tint, changed * (0.25 + 0.75 * uniform(n)))
+
 
 def optical_density(images):
-    "Minus the natural logarithm of float images in [0, 1], from 0 (white) to 5.5 (black): what stains add up in (Lambert and Beer)."
-    return -torch.log(images.clamp(min=0) + 1/255)
+    """Minus the natural logarithm of float images in [0, 1], from 0 (white) to 5.5 (black).
+
+    What stains add up in (Lambert and Beer).
+    """
+    return -torch.log(images.clamp(min=0) + 1 / 255)
+
 
 def recolour_regions(images, masks, numbers: Regions):
-    """Give nucleus, cytoplasm and surroundings colours of their own; float `(N, 3, H, W)` in [0, 1], masks `(N, 2, H, W)`, nucleus and cell.
+    """Give nucleus, cytoplasm and surroundings colours of their own.
 
-    A pasted cell is set into the picture before it in the batch, which is moved by half its sides, so that its own cell lies in the
-    corners: a neighbour that is not asked for."""
+    float `(N, 3, H, W)` in [0, 1], masks `(N, 2, H, W)`, nucleus and cell.
+
+    A pasted cell is set into the picture before it in the batch, which is moved by half its sides, so that
+    its own cell lies in the corners: a neighbour that is not asked for.
+    """
     soft = F.avg_pool2d(masks, 3, 1, 1, count_include_pad=False)
     nucleus, cell = soft[:, :1], soft.amax(1, keepdim=True)
-    pick = lambda t: t.view(-1, 1, 1, 1)
-    others = images.roll(1, 0).roll((images.shape[2]//2, images.shape[3]//2), (2, 3))
-    moved = torch.where(pick(numbers.pasted) > 0, cell*images + (1 - cell)*others, images)
+
+    def pick(t):
+        return t.view(-1, 1, 1, 1)
+
+    others = images.roll(1, 0).roll((images.shape[2] // 2, images.shape[3] // 2), (2, 3))
+    moved = torch.where(pick(numbers.pasted) > 0, cell * images + (1 - cell) * others, images)
     parts = torch.cat([nucleus, cell - nucleus, 1 - cell], 1)
     scale = torch.einsum('nrhw,nr->nhw', parts, numbers.scale)[:, None]
-    density = scale*optical_density(moved) + torch.einsum('nrhw,nrc->nchw', parts, numbers.tint)
-    moved = torch.exp(-density) - 1/255
-    moved = moved + pick(numbers.blur)*(F.avg_pool2d(moved, 3, 1, 1, count_include_pad=False) - moved)
+    density = scale * optical_density(moved) + torch.einsum('nrhw,nrc->nchw', parts, numbers.tint)
+    moved = torch.exp(-density) - 1 / 255
+    moved = moved + pick(numbers.blur) * (F.avg_pool2d(moved, 3, 1, 1, count_include_pad=False) - moved)
     return torch.where(pick(numbers.changed) > 0, moved.clamp(0, 1), images)
 
 # %% ../nbs/02_preprocessing.ipynb #e6802e1c
 def apply_augmentation(images, masks, numbers: Augmentation, noise=None, regions: Regions = None):
-    """Augment float images `(N, 3, H, W)` in [0, 1] and masks `(N, M, H, W)` in {0, 1} with the same geometry.
+    """Augment float images `(N, 3, H, W)` in [0, 1] and masks `(N, M, H, W)` in {0, 1} with the same
+    geometry.
 
-    `numbers`: from `draw_augmentation`, on the images' device; `noise`: standard normal `(N, 3, H, W)`, or None for no
-    pixel noise; `regions`: from `draw_regions`, or None to leave the parts of the picture in their own colours. Images are read bilinearly, and mirrored where the world ends; masks by nearest neighbour, and empty
-    there, since only the cell in the middle is asked for. The result has
-    the shapes and the ranges of the input; what is rotated by 90 degrees and not scaled is moved exactly.
+    `numbers`: from `draw_augmentation`, on the images' device; `noise`: standard normal `(N, 3, H, W)`, or
+    None for no pixel noise; `regions`: from `draw_regions`, or None to leave the parts of the picture in
+    their own colours. Images are read bilinearly, and mirrored where the world ends; masks by nearest
+    neighbour, and empty there, since only the cell in the middle is asked for. The result has the shapes and
+    the ranges of the input; what is rotated by 90 degrees and not scaled is moved exactly.
     """
     grid = F.affine_grid(numbers.affine, list(images.shape), align_corners=False)
     images = F.grid_sample(images, grid, mode='bilinear', padding_mode='reflection', align_corners=False)
     masks = F.grid_sample(masks, grid, mode='nearest', padding_mode='zeros', align_corners=False)
-    if regions is not None: images = recolour_regions(images, masks, regions)
+    if regions is not None:
+        images = recolour_regions(images, masks, regions)
     density = optical_density(images)
     density = torch.einsum('nij,njhw->nihw', numbers.stain, density) + numbers.tint[..., None, None]
-    images = torch.exp(-density) - 1/255
-    if noise is not None: images = images + numbers.noise.view(-1, 1, 1, 1)*noise
+    images = torch.exp(-density) - 1 / 255
+    if noise is not None:
+        images = images + numbers.noise.view(-1, 1, 1, 1) * noise
     return images.clamp(0, 1), masks

@@ -12,7 +12,9 @@ __all__ = ['METRICS', 'PICTURE_METRICS', 'PLACES', 'Case', 'with_rows', 'shown',
            'in_words']
 
 # %% ../nbs/09_scorecard.ipynb #d903774d
-import copy, time, warnings
+import copy
+import time
+import warnings
 from dataclasses import dataclass, field
 from typing import Callable, NamedTuple
 
@@ -22,18 +24,42 @@ import pandas as pd
 import torch
 from scipy.stats import rankdata
 
-from .core import ParameterError, check_choice, format_mean, interval
-from .heatmaps import HardDice, check_rows, frozen_mask, grad_cam, has_rows, integrated_gradients, model_device, score
-from .local_surrogate import Game, Players, all_coalitions, cell_parts, local_surrogate, make_fill, make_game, paint, play, recipe_parts, superpixels
+from .core import ParameterError, check_choice, interval
+from blood_unet.heatmaps import (
+    HardDice,
+    check_rows,
+    frozen_mask,
+    grad_cam,
+    has_rows,
+    integrated_gradients,
+    model_device,
+    score,
+)
+from blood_unet.local_surrogate import (
+    Game,
+    Players,
+    cell_parts,
+    local_surrogate,
+    make_fill,
+    make_game,
+    paint,
+    recipe_parts,
+    superpixels,
+)
 from .preprocessing import make_masks, to_tensor, to_uint8
-from .shapley import exact_parts, exact_shapley, sampled_shapley
+from .shapley import exact_parts, sampled_shapley
 
 # %% ../nbs/09_scorecard.ipynb #11ee3773
 @dataclass
 class Case:
-    """What explanations are judged on: `model`, `target`, float images `x` (N, 3, H, W), `games` (fill -> `Game`), `seed`.
+    """What explanations are judged on.
 
-    `steps` of deletion; `draws` of patches and squares an image; `evidence`: bool (N, H, W) where the cue was planted, or None; `kept`: values asked once."""
+    `model`, `target`, float images `x` (N, 3, H, W), `games` (fill -> `Game`), `seed`.
+
+    `steps` of deletion; `draws` of patches and squares an image; `evidence`: bool (N, H, W) where the cue was
+    planted, or None; `kept`: values asked once.
+    """
+
     model: object
     target: object
     x: torch.Tensor
@@ -44,100 +70,142 @@ class Case:
     evidence: object = None
     batch_size: int = None
     kept: dict = field(default_factory=dict)
+
     @property
     def plays(self):
         "Pixels that can be hidden: bool (N, H, W)."
         return next(iter(self.games.values())).players.labels.numpy() >= 0
+
     def once(self, key, make):
         "What `make()` gave the first time it was asked for under this key."
-        if key not in self.kept: self.kept[key] = make()
+        if key not in self.kept:
+            self.kept[key] = make()
         return self.kept[key]
+
     def value(self, x, rows=None):
         "The target's values of pictures (B, 3, H, W) of the images `rows`: float64 (B,)."
         return score(self.model, self.target, x, rows if has_rows(self.target) else None, self.batch_size)
+
     def ends(self, fill: str):
         "Values of the whole pictures and of the empty ones: float64 (N,) twice."
-        return self.once(('ends', fill), lambda: (self.value(self.x), self.value(shown(self.games[fill], np.zeros_like(self.plays)))))
+        return self.once(
+            ('ends', fill),
+            lambda: (self.value(self.x), self.value(shown(self.games[fill], np.zeros_like(self.plays)))),
+        )
+
 
 def with_rows(target):
-    "A target that takes the rows of images, as games give them, also where it holds one region or class for all."
+    """A target that takes the rows of images, as games give them, also where it holds one region or class for
+    all.
+    """
     return target if has_rows(target) else lambda output, which: target(output)
 
+
 def shown(game: Game, mask):
-    "The pictures of a game, float (N, 3, H, W), where only the pixels of bool `mask` (N, H, W), and those without a player, are shown."
+    """The pictures of a game, float (N, 3, H, W), where only the pixels of bool `mask` (N, H, W), and those
+    without a player, are shown.
+    """
     mask = torch.from_numpy(np.array(mask)) | (game.players.labels < 0)
     return torch.where(mask[:, None], game.x, game.absent if game.hosted is None else game.hosted)
 
 # %% ../nbs/09_scorecard.ipynb #46bf6dfa
 def pixel_ranks(maps, plays, seed: int = 0):
-    "Rank of each pixel as a share, float (N, H, W), 0 for the highest value, among the pixels that play; 2 elsewhere. Ties are broken at random, by seed."
+    """Rank of each pixel as a share, float (N, H, W), 0 for the highest value, among the pixels that play.
+
+    2 elsewhere. Ties are broken at random, by seed.
+    """
     noise = np.random.default_rng(seed).random(maps.shape)
-    ranks = np.full(maps.shape, 2.)
+    ranks = np.full(maps.shape, 2.0)
     for i, where in enumerate(plays):
         order = np.lexsort((noise[i][where], -maps[i][where]))
-        place = np.empty(len(order)); place[order] = np.arange(len(order))/len(order)
+        place = np.empty(len(order))
+        place[order] = np.arange(len(order)) / len(order)
         ranks[i][where] = place
     return ranks
+
 
 def curve(case: Case, maps, fill: str, keep: bool):
     "Mean value over the inner steps with the first pixels of maps (N, H, W) kept, or hidden: float64 (N,)."
     ranks, game = pixel_ranks(maps, case.plays, case.seed), case.games[fill]
-    first, rows = [ranks < k/case.steps for k in range(1, case.steps)], np.arange(len(maps))
+    first, rows = [ranks < k / case.steps for k in range(1, case.steps)], np.arange(len(maps))
     return np.mean([case.value(shown(game, f if keep else ~f), rows) for f in first], 0)
 
-def deletion(case: Case, maps, fill: str): return case.ends(fill)[0] - curve(case, maps, fill, False)
-def insertion(case: Case, maps, fill: str): return curve(case, maps, fill, True) - case.ends(fill)[1]
+
+def deletion(case: Case, maps, fill: str):
+    return case.ends(fill)[0] - curve(case, maps, fill, False)
+
+
+def insertion(case: Case, maps, fill: str):
+    return curve(case, maps, fill, True) - case.ends(fill)[1]
 
 # %% ../nbs/09_scorecard.ipynb #61ee8148
 def patch_sets(case: Case):
-    "Random sets of patches, about a seventh of the side wide, of 10, 30 and 50 % of the picture: bool (draws, H, W), hidden; sizes (draws,)."
+    """Random sets of patches, about a seventh of the side wide, of 10, 30 and 50 % of the picture.
+
+    bool (draws, H, W), hidden; sizes (draws,).
+    """
     rng, (height, width) = np.random.default_rng([case.seed, 1]), case.x.shape[2:]
-    grain = max(1, round(min(height, width)/7))
-    rows, columns = -(-height//grain), -(-width//grain)
-    share = np.array([.1, .3, .5])[np.arange(case.draws) % 3]
-    chosen = rng.random((case.draws, rows*columns)).argsort(1) < np.round(share*rows*columns)[:, None]
-    return np.repeat(np.repeat(chosen.reshape(-1, rows, columns), grain, 1), grain, 2)[:, :height, :width], share
+    grain = max(1, round(min(height, width) / 7))
+    rows, columns = -(-height // grain), -(-width // grain)
+    share = np.array([0.1, 0.3, 0.5])[np.arange(case.draws) % 3]
+    chosen = rng.random((case.draws, rows * columns)).argsort(1) < np.round(share * rows * columns)[:, None]
+    return (
+        np.repeat(np.repeat(chosen.reshape(-1, rows, columns), grain, 1), grain, 2)[:, :height, :width],
+        share,
+    )
+
 
 def squares(case: Case):
     "Random squares of an eighth to half of the side: bool (draws, H, W), hidden."
     rng, (height, width), hidden = np.random.default_rng([case.seed, 2]), case.x.shape[2:], []
     for _ in range(case.draws):
-        side = rng.integers(max(2, min(height, width)//8), min(height, width)//2 + 1)
+        side = rng.integers(max(2, min(height, width) // 8), min(height, width) // 2 + 1)
         top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
-        hidden.append(np.zeros((height, width), bool)); hidden[-1][top:top + side, left:left + side] = True
+        hidden.append(np.zeros((height, width), bool))
+        hidden[-1][top : top + side, left : left + side] = True
     return np.stack(hidden)
+
 
 def falls(case: Case, fill: str, hidden):
     "How far the value falls when `hidden`, bool (S, H, W), is hidden in every image: float64 (N, S)."
     game, n = case.games[fill], len(case.x)
     parts = []
-    for some in np.array_split(hidden, -(-len(hidden)*n//2048)):                          # at most about 2,048 pictures in memory
+    for some in np.array_split(hidden, -(-len(hidden) * n // 2048)):  # at most about 2,048 pictures in memory
         pictures = torch.cat([shown(game, np.broadcast_to(~h, case.plays.shape)) for h in some])
         parts.append(case.value(pictures, np.tile(np.arange(n), len(some))).reshape(len(some), n).T)
     return case.ends(fill)[0][:, None] - np.concatenate(parts, 1)
 
+
 def correlation(a, b):
     "Pearson correlation of rows, float (N, S) twice: (N,); 0 where one is constant."
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
-    scale = np.sqrt((a*a).sum(1)*(b*b).sum(1))
-    return np.where(scale > 1e-12, (a*b).sum(1)/np.maximum(scale, 1e-12), 0.)
+    scale = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return np.where(scale > 1e-12, (a * b).sum(1) / np.maximum(scale, 1e-12), 0.0)
+
 
 def cosine(a, b):
     "Cosine of rows, float (N, S) twice: (N,); 0 where one is zero."
-    scale = np.sqrt((a*a).sum(1)*(b*b).sum(1))
-    return np.where(scale > 1e-12, (a*b).sum(1)/np.maximum(scale, 1e-12), 0.)
+    scale = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return np.where(scale > 1e-12, (a * b).sum(1) / np.maximum(scale, 1e-12), 0.0)
 
-def sums(maps, hidden, plays): return np.einsum('nhw,shw->ns', np.where(plays, maps, 0), hidden.astype(float))
+
+def sums(maps, hidden, plays):
+    return np.einsum('nhw,shw->ns', np.where(plays, maps, 0), hidden.astype(float))
+
 
 def sensitivity_n(case: Case, maps, fill: str):
     hidden, share = case.once('patches', lambda: patch_sets(case))
-    fall, total = case.once(('patch falls', fill), lambda: falls(case, fill, hidden)), sums(maps, hidden, case.plays)
+    fall, total = (
+        case.once(('patch falls', fill), lambda: falls(case, fill, hidden)),
+        sums(maps, hidden, case.plays),
+    )
     return np.mean([correlation(total[:, share == s], fall[:, share == s]) for s in np.unique(share)], 0)
+
 
 def fidelity(case: Case, maps, fill: str):
     hidden = case.once('squares', lambda: squares(case))
     fall = case.once(('square falls', fill), lambda: falls(case, fill, hidden))
-    return np.maximum(cosine(sums(maps, hidden, case.plays), fall), 0)**2
+    return np.maximum(cosine(sums(maps, hidden, case.plays), fall), 0) ** 2
 
 # %% ../nbs/09_scorecard.ipynb #08a0f2f0
 def part_sums(maps, players: Players):
@@ -145,15 +213,19 @@ def part_sums(maps, players: Players):
     labels = players.labels.numpy()
     return np.stack([np.where(labels == i, maps, 0).sum((1, 2)) for i in range(len(players.names))], 1)
 
+
 def shapley_agreement(case: Case, maps, fill: str):
     game = case.games[fill]
-    exact = case.once(('exact', fill), lambda: exact_parts(game, case.model, with_rows(case.target), case.batch_size))
+    exact = case.once(
+        ('exact', fill), lambda: exact_parts(game, case.model, with_rows(case.target), case.batch_size)
+    )
     return cosine(part_sums(maps, game.players), exact)
 
 # %% ../nbs/09_scorecard.ipynb #52a2bcfd
 def relevance_mass(case: Case, maps):
     positive = np.where(case.plays, np.maximum(maps, 0), 0)
-    return (positive*case.evidence).sum((1, 2))/np.maximum(positive.sum((1, 2)), 1e-12)
+    return (positive * case.evidence).sum((1, 2)) / np.maximum(positive.sum((1, 2)), 1e-12)
+
 
 def pointing_game(case: Case, maps):
     best = pixel_ranks(maps, case.plays, case.seed) == 0
@@ -162,177 +234,404 @@ def pointing_game(case: Case, maps):
 # %% ../nbs/09_scorecard.ipynb #b74fd210
 def likeness(a, b, plays):
     "Spearman's correlation of two maps (N, H, W) over the pixels that play: (N,); 0 where one is constant."
-    return np.array([correlation(rankdata(p[m])[None], rankdata(q[m])[None])[0] for p, q, m in zip(a, b, plays)])
+    return np.array(
+        [correlation(rankdata(p[m])[None], rankdata(q[m])[None])[0] for p, q, m in zip(a, b, plays)]
+    )
+
 
 def randomised(model, x, seed: int = 0):
-    "A copy of a model with every weight drawn anew as at its birth (shuffled, where a module cannot say how it was born), and its batch statistics taken from `x`."
+    """A copy of a model with every weight drawn anew as at its birth (shuffled, where a module cannot say how
+    it was born), and its batch statistics taken from `x`.
+    """
     new = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for module in new.modules():
-            if hasattr(module, 'reset_parameters'): module.reset_parameters()
+            if hasattr(module, 'reset_parameters'):
+                module.reset_parameters()
             else:
-                for p in module.parameters(recurse=False): p.copy_(p.flatten()[torch.randperm(p.numel()).to(p.device)].view_as(p))
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm): module.momentum = None
+                for p in module.parameters(recurse=False):
+                    p.copy_(p.flatten()[torch.randperm(p.numel()).to(p.device)].view_as(p))
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.momentum = None
         new.train()(x.to(model_device(model)))
     return new.eval()
+
 
 def complexity(maps, plays, bins: int = 50):
     "Entropy in nats of the histogram of each map's values: (N,)."
     counts = [np.histogram(m[p], bins)[0] for m, p in zip(maps, plays)]
-    return np.array([-(c[c > 0]/c.sum()*np.log(c[c > 0]/c.sum())).sum() for c in counts])
+    return np.array([-(c[c > 0] / c.sum() * np.log(c[c > 0] / c.sum())).sum() for c in counts])
+
 
 @dataclass
 class Explained:
-    "An explainer's answer on a case: `maps` float64 (N, H, W), `explain(model, target, x, seed)`, `forwards` an image, `seconds` an image; `kept`: further answers."
+    """An explainer's answer on a case.
+
+    `maps` float64 (N, H, W), `explain(model, target, x, seed)`, `forwards` an image, `seconds` an image;
+    `kept`: further answers.
+    """
+
     maps: np.ndarray
     explain: Callable
     forwards: float = np.nan
     seconds: float = np.nan
     kept: dict = field(default_factory=dict)
 
-def again(case: Case, row: Explained, model=None, noise: float = 0., seed: int = 0, name: str = 'again'):
+
+def again(case: Case, row: Explained, model=None, noise: float = 0.0, seed: int = 0, name: str = 'again'):
     "Maps of another run: of another model, of noisier images, or with another seed."
     if name not in row.kept:
-        x = case.x + noise*torch.randn(case.x.shape, generator=torch.Generator().manual_seed(seed + 1)) if noise else case.x
-        row.kept[name] = check_maps(row.explain(model or case.model, case.target, x.clip(0, 1), case.seed + seed), case, name)
+        x = (
+            case.x + noise * torch.randn(case.x.shape, generator=torch.Generator().manual_seed(seed + 1))
+            if noise
+            else case.x
+        )
+        row.kept[name] = check_maps(
+            row.explain(model or case.model, case.target, x.clip(0, 1), case.seed + seed), case, name
+        )
     return row.kept[name]
 
-def random_model(case: Case): return case.once('random model', lambda: randomised(case.model, case.x, case.seed))
-def randomisation(case: Case, row: Explained): return 1 - np.abs(likeness(row.maps, again(case, row, random_model(case), name='random'), case.plays))
+
+def random_model(case: Case):
+    return case.once('random model', lambda: randomised(case.model, case.x, case.seed))
+
+
+def randomisation(case: Case, row: Explained):
+    return 1 - np.abs(likeness(row.maps, again(case, row, random_model(case), name='random'), case.plays))
+
+
 def efficient_randomisation(case: Case, row: Explained):
-    before, after = (complexity(m, case.plays) for m in (row.maps, again(case, row, random_model(case), name='random')))
-    return (after - before)/np.maximum(before, 1e-9)
-def smooth_randomisation(case: Case, row: Explained, copies: int = 2, noise: float = .03):
-    mean = lambda model, name: np.mean([again(case, row, model, noise, 10 + k, f'{name} {k}') for k in range(copies)], 0)
-    return 1 - np.abs(likeness(mean(case.model, 'smooth'), mean(random_model(case), 'smooth random'), case.plays))
-def repeatability(case: Case, row: Explained): return likeness(row.maps, again(case, row, name='same seed'), case.plays)
-def seed_repeatability(case: Case, row: Explained): return likeness(row.maps, again(case, row, seed=1, name='other seed'), case.plays)
-def stability(case: Case, row: Explained): return likeness(row.maps, again(case, row, noise=.01, name='noise'), case.plays)
+    before, after = (
+        complexity(m, case.plays) for m in (row.maps, again(case, row, random_model(case), name='random'))
+    )
+    return (after - before) / np.maximum(before, 1e-9)
+
+
+def smooth_randomisation(case: Case, row: Explained, copies: int = 2, noise: float = 0.03):
+    def mean(model, name):
+        return np.mean([again(case, row, model, noise, 10 + k, f'{name} {k}') for k in range(copies)], 0)
+
+    return 1 - np.abs(
+        likeness(mean(case.model, 'smooth'), mean(random_model(case), 'smooth random'), case.plays)
+    )
+
+
+def repeatability(case: Case, row: Explained):
+    return likeness(row.maps, again(case, row, name='same seed'), case.plays)
+
+
+def seed_repeatability(case: Case, row: Explained):
+    return likeness(row.maps, again(case, row, seed=1, name='other seed'), case.plays)
+
+
+def stability(case: Case, row: Explained):
+    return likeness(row.maps, again(case, row, noise=0.01, name='noise'), case.plays)
 
 # %% ../nbs/09_scorecard.ipynb #007df73d
 class Metric(NamedTuple):
-    "`function`; `kind`: 'fill', of (case, maps, fill); 'evidence', of (case, maps); 'explainer', of (case, Explained). All give float (N,), higher is better."
+    """`function`.
+
+    `kind`: 'fill', of (case, maps, fill); 'evidence', of (case, maps); 'explainer', of (case, Explained). All
+    give float (N,), higher is better.
+    """
+
     function: Callable
     kind: str
 
-METRICS = {'deletion': Metric(deletion, 'fill'), 'insertion': Metric(insertion, 'fill'), 'sensitivity-n': Metric(sensitivity_n, 'fill'), 'infidelity': Metric(fidelity, 'fill'),
-           'exact Shapley': Metric(shapley_agreement, 'fill'), 'relevance mass': Metric(relevance_mass, 'evidence'), 'pointing game': Metric(pointing_game, 'evidence'),
-           'randomisation': Metric(randomisation, 'explainer'), 'smooth randomisation': Metric(smooth_randomisation, 'explainer'),
-           'efficient randomisation': Metric(efficient_randomisation, 'explainer'), 'repeatability, same seed': Metric(repeatability, 'explainer'),
-           'repeatability, other seed': Metric(seed_repeatability, 'explainer'), 'stability': Metric(stability, 'explainer')}
+
+METRICS = {
+    'deletion': Metric(deletion, 'fill'),
+    'insertion': Metric(insertion, 'fill'),
+    'sensitivity-n': Metric(sensitivity_n, 'fill'),
+    'infidelity': Metric(fidelity, 'fill'),
+    'exact Shapley': Metric(shapley_agreement, 'fill'),
+    'relevance mass': Metric(relevance_mass, 'evidence'),
+    'pointing game': Metric(pointing_game, 'evidence'),
+    'randomisation': Metric(randomisation, 'explainer'),
+    'smooth randomisation': Metric(smooth_randomisation, 'explainer'),
+    'efficient randomisation': Metric(efficient_randomisation, 'explainer'),
+    'repeatability, same seed': Metric(repeatability, 'explainer'),
+    'repeatability, other seed': Metric(seed_repeatability, 'explainer'),
+    'stability': Metric(stability, 'explainer'),
+}
 PICTURE_METRICS = tuple(name for name, metric in METRICS.items() if metric.kind == 'fill')
 
 # %% ../nbs/09_scorecard.ipynb #7ad29f67
 def check_maps(maps, case: Case, name: str):
     "Maps as float64 (N, H, W); raises `ParameterError` on another shape, or on NaN."
     maps, shape = np.asarray(maps, np.float64), (len(case.x), *case.x.shape[2:])
-    if maps.shape != shape: raise ParameterError(f'maps of shape {maps.shape} from {name!r}', f'{shape}', 'give one map (H, W) an image')
-    if not np.isfinite(maps).all(): raise ParameterError(f'{int((~np.isfinite(maps)).sum())} values NaN or infinite from {name!r}', 'finite maps', 'look where the explainer divides')
+    if maps.shape != shape:
+        raise ParameterError(
+            f'maps of shape {maps.shape} from {name!r}', f'{shape}', 'give one map (H, W) an image'
+        )
+    if not np.isfinite(maps).all():
+        raise ParameterError(
+            f'{int((~np.isfinite(maps)).sum())} values NaN or infinite from {name!r}',
+            'finite maps',
+            'look where the explainer divides',
+        )
     return maps
+
 
 def explain_case(case: Case, explain: Callable, name: str = 'explainer') -> Explained:
     "Run an explainer, `explain(model, target, x, seed)`, on a case; count what it asks."
     seen = [0]
-    hook = case.model.register_forward_pre_hook(lambda module, inputs: seen.__setitem__(0, seen[0] + len(inputs[0])))
+    hook = case.model.register_forward_pre_hook(
+        lambda module, inputs: seen.__setitem__(0, seen[0] + len(inputs[0]))
+    )
     start = time.perf_counter()
-    try: maps = explain(case.model, case.target, case.x, case.seed)
-    finally: hook.remove()
+    try:
+        maps = explain(case.model, case.target, case.x, case.seed)
+    finally:
+        hook.remove()
     seconds = time.perf_counter() - start
-    return Explained(check_maps(maps, case, name), explain, seen[0]/len(case.x), seconds/len(case.x))
+    return Explained(check_maps(maps, case, name), explain, seen[0] / len(case.x), seconds / len(case.x))
+
 
 def judge(case: Case, row: Explained, metrics) -> dict:
     "Values of measures: (metric, fill or '') -> float64 (N,)."
     found = {}
     for name in metrics:
         function, kind = METRICS[check_choice(name, tuple(METRICS), 'metric')]
-        if kind == 'fill': found |= {(name, fill): function(case, row.maps, fill) for fill in case.games}
-        elif kind == 'explainer': found[name, ''] = function(case, row)
-        elif case.evidence is not None: found[name, ''] = function(case, row.maps)
+        if kind == 'fill':
+            found |= {(name, fill): function(case, row.maps, fill) for fill in case.games}
+        elif kind == 'explainer':
+            found[name, ''] = function(case, row)
+        elif case.evidence is not None:
+            found[name, ''] = function(case, row.maps)
     return found
 
-def make_case(model, images, masks=None, target=None, fills=('nested', 'background'), always=(), seed: int = 0, evidence=None, donors=None, donor_players=None, **kwargs) -> Case:
-    "A `Case`; for the words see `scorecard`. Raises `ParameterError` on fewer than two images or masks of another shape."
+
+def make_case(
+    model,
+    images,
+    masks=None,
+    target=None,
+    fills=('nested', 'background'),
+    always=(),
+    seed: int = 0,
+    evidence=None,
+    donors=None,
+    donor_players=None,
+    **kwargs,
+) -> Case:
+    """A `Case`; for the words see `scorecard`.
+
+    Raises `ParameterError` on fewer than two images or masks of another shape.
+    """
     x = to_tensor(images) if isinstance(images, np.ndarray) else images
-    if x.ndim != 4 or len(x) < 2: raise ParameterError(f'images of shape {tuple(x.shape)}', 'two images or more', 'a scorecard compares over images: bring more')
-    players = recipe_parts(to_uint8(x)) if masks is None else masks if isinstance(masks, Players) else cell_parts(*masks)
+    if x.ndim != 4 or len(x) < 2:
+        raise ParameterError(
+            f'images of shape {tuple(x.shape)}',
+            'two images or more',
+            'a scorecard compares over images: bring more',
+        )
+    players = (
+        recipe_parts(to_uint8(x))
+        if masks is None
+        else masks
+        if isinstance(masks, Players)
+        else cell_parts(*masks)
+    )
     target = HardDice(frozen_mask(model, x)) if target is None else target
     check_rows(target, len(x))
-    if evidence is not None and np.shape(evidence) != (len(x), *x.shape[2:]): raise ParameterError(f'evidence of shape {np.shape(evidence)}', f'bool {(len(x), *x.shape[2:])}', 'give one mask an image')
-    if kwargs.get('steps', 2) < 2: raise ParameterError(f"steps={kwargs['steps']}", '2 or more', 'take 10')
-    games = {fill: make_game(x, players, fill, always, donors=donors, donor_players=donor_players) for fill in fills}
-    return Case(model, target, x, games, seed, evidence=None if evidence is None else np.asarray(evidence), **kwargs)
+    if evidence is not None and np.shape(evidence) != (len(x), *x.shape[2:]):
+        raise ParameterError(
+            f'evidence of shape {np.shape(evidence)}',
+            f'bool {(len(x), *x.shape[2:])}',
+            'give one mask an image',
+        )
+    if kwargs.get('steps', 2) < 2:
+        raise ParameterError(f"steps={kwargs['steps']}", '2 or more', 'take 10')
+    games = {
+        fill: make_game(x, players, fill, always, donors=donors, donor_players=donor_players)
+        for fill in fills
+    }
+    return Case(
+        model, target, x, games, seed, evidence=None if evidence is None else np.asarray(evidence), **kwargs
+    )
 
-def scorecard(model, explainers: dict, images, masks=None, target=None, metrics=tuple(METRICS), fills=('nested', 'background'), always=(), seed: int = 0, evidence=None, **kwargs) -> pd.DataFrame:
-    """Measures of explainers on any torch model: columns explainer, metric, fill, image, value; higher is better, but for forwards and seconds.
 
-    `model`: float images (N, 3, H, W) to an `Output` (wrap others in `heatmaps.Adapter`); `explainers`: name -> `explain(model, target, x, seed)` giving maps (N, H, W);
-    `images`: uint8 (N, H, W, 3) or float; `masks`: `Players`, or bool nucleus, cell and neighbours (N, H, W), by default the recipes'; `target`: by default the model's own mask,
-    `HardDice`; `always`: players that are never hidden (the context effect); `evidence`: planted, bool (N, H, W). Raises `ParameterError` on fewer than two images,
-    an unknown metric, maps of a wrong shape or with NaN. The model is given back as it was."""
-    for name in metrics: check_choice(name, tuple(METRICS), 'metric')
-    if not explainers: raise ParameterError('no explainer', 'a dict of at least one', 'see blood_unet.scorecard.part_explainers')
+def scorecard(
+    model,
+    explainers: dict,
+    images,
+    masks=None,
+    target=None,
+    metrics=tuple(METRICS),
+    fills=('nested', 'background'),
+    always=(),
+    seed: int = 0,
+    evidence=None,
+    **kwargs,
+) -> pd.DataFrame:
+    """Measures of explainers on any torch model: columns explainer, metric, fill, image, value.
+
+    Higher is better, but for forwards and seconds.
+
+    `model`: float images (N, 3, H, W) to an `Output` (wrap others in `heatmaps.Adapter`); `explainers`: name
+    -> `explain(model, target, x, seed)` giving maps (N, H, W); `images`: uint8 (N, H, W, 3) or float;
+    `masks`: `Players`, or bool nucleus, cell and neighbours (N, H, W), by default the recipes'; `target`: by
+    default the model's own mask, `HardDice`; `always`: players that are never hidden (the context effect);
+    `evidence`: planted, bool (N, H, W). Raises `ParameterError` on fewer than two images, an unknown metric,
+    maps of a wrong shape or with NaN. The model is given back as it was.
+    """
+    for name in metrics:
+        check_choice(name, tuple(METRICS), 'metric')
+    if not explainers:
+        raise ParameterError(
+            'no explainer', 'a dict of at least one', 'see blood_unet.scorecard.part_explainers'
+        )
     case, rows = make_case(model, images, masks, target, fills, always, seed, evidence, **kwargs), []
     for name, explain in explainers.items():
         row = explain_case(case, explain, name)
-        values = judge(case, row, metrics) | {('forwards', ''): np.full(len(case.x), row.forwards), ('seconds', ''): np.full(len(case.x), row.seconds)}
-        rows += [pd.DataFrame(dict(explainer=name, metric=metric, fill=fill, image=np.arange(len(v)), value=v)) for (metric, fill), v in values.items()]
+        values = judge(case, row, metrics) | {
+            ('forwards', ''): np.full(len(case.x), row.forwards),
+            ('seconds', ''): np.full(len(case.x), row.seconds),
+        }
+        rows += [
+            pd.DataFrame(dict(explainer=name, metric=metric, fill=fill, image=np.arange(len(v)), value=v))
+            for (metric, fill), v in values.items()
+        ]
     return pd.concat(rows, ignore_index=True)
 
 # %% ../nbs/09_scorecard.ipynb #89d98366
-def part_explainers(players: Players, cells, fill: str = 'nested', samples: int = 128, donors=None, donor_players=None, always=(), images=None) -> dict:
-    """LEN, sampled SHAP, both together and the exact parts as explainers of a scorecard: name -> `explain(model, target, x, seed)`.
+def part_explainers(
+    players: Players,
+    cells,
+    fill: str = 'nested',
+    samples: int = 128,
+    donors=None,
+    donor_players=None,
+    always=(),
+    images=None,
+) -> dict:
+    """LEN, sampled SHAP, both together and the exact parts as explainers of a scorecard.
 
-    `players`: the parts; `cells`: bool (N, H, W), for the superpixels of the uint8 `images` (N, H, W, 3); `samples`: forwards of LEN and of SHAP, an image each."""
+    Name -> `explain(model, target, x, seed)`.
+
+    `players`: the parts; `cells`: bool (N, H, W), for the superpixels of the uint8 `images` (N, H, W, 3);
+    `samples`: forwards of LEN and of SHAP, an image each.
+    """
     words = dict(donors=donors, donor_players=donor_players)
     fine = superpixels(images, cells, seed=0)
-    def of_parts(x): return make_game(x, players, fill, always, **words)
+
+    def of_parts(x):
+        return make_game(x, players, fill, always, **words)
+
     def of_superpixels(x):
-        labels = fine.labels.clone(); labels[of_parts(x).players.labels < 0] = -1
-        return Game(x, Players(labels, fine.names), make_fill(x, players, 'parts' if fill == 'nested' else fill, **words))
+        labels = fine.labels.clone()
+        labels[of_parts(x).players.labels < 0] = -1
+        return Game(
+            x,
+            Players(labels, fine.names),
+            make_fill(x, players, 'parts' if fill == 'nested' else fill, **words),
+        )
+
     def line(game, model, target, seed):
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')                                                # LEN's warning of a poor fit: the scorecard measures it
+            warnings.simplefilter('ignore')  # LEN's warning of a poor fit: the scorecard measures it
             return local_surrogate(game, model, with_rows(target), samples, seed, fresh=0).coefficients
-    draw = lambda values, game: paint(values, game.players, spread=True)
-    def len_fine(model, target, x, seed=0): game = of_superpixels(x); return draw(line(game, model, target, seed), game)
-    def shap_fine(model, target, x, seed=0): game = of_superpixels(x); return draw(sampled_shapley(game, model, with_rows(target), samples, seed=seed).values, game)
-    def len_parts(model, target, x, seed=0): game = of_parts(x); return draw(line(game, model, target, seed), game)
-    def exact(model, target, x, seed=0): game = of_parts(x); return draw(exact_parts(game, model, with_rows(target)), game)
-    def both(model, target, x, seed=0): return (len_fine(model, target, x, seed) + shap_fine(model, target, x, seed))/2
-    return {'LEN': len_fine, 'sampled SHAP': shap_fine, 'LEN + SHAP': both, 'LEN, parts': len_parts, 'exact parts': exact}
+
+    def draw(values, game):
+        return paint(values, game.players, spread=True)
+
+    def len_fine(model, target, x, seed=0):
+        game = of_superpixels(x)
+        return draw(line(game, model, target, seed), game)
+
+    def shap_fine(model, target, x, seed=0):
+        game = of_superpixels(x)
+        return draw(sampled_shapley(game, model, with_rows(target), samples, seed=seed).values, game)
+
+    def len_parts(model, target, x, seed=0):
+        game = of_parts(x)
+        return draw(line(game, model, target, seed), game)
+
+    def exact(model, target, x, seed=0):
+        game = of_parts(x)
+        return draw(exact_parts(game, model, with_rows(target)), game)
+
+    def both(model, target, x, seed=0):
+        return (len_fine(model, target, x, seed) + shap_fine(model, target, x, seed)) / 2
+
+    return {
+        'LEN': len_fine,
+        'sampled SHAP': shap_fine,
+        'LEN + SHAP': both,
+        'LEN, parts': len_parts,
+        'exact parts': exact,
+    }
 
 # %% ../nbs/09_scorecard.ipynb #f1a963aa
 def pair_auroc(explanations, controls):
-    "Share of pairs in the right order for every image, ties half: values (K, N) of explanations and (C, N) of controls to (N,) in [0, 1]."
+    """Share of pairs in the right order for every image, ties half.
+
+    Values (K, N) of explanations and (C, N) of controls to (N,) in [0, 1].
+    """
     a, b = np.asarray(explanations, np.float64)[:, None], np.asarray(controls, np.float64)[None]
-    return ((a > b) + .5*(a == b)).mean((0, 1))
+    return ((a > b) + 0.5 * (a == b)).mean((0, 1))
+
 
 def crossed_interval(values, seed: int = 0, n_resamples: int = 2000, digits: int = 4) -> dict:
-    "Mean of values (networks, images) with a 95 % bootstrap interval that draws networks and images anew, crossed: `{'mean', 'low', 'high', 'networks', 'n'}`."
+    """Mean of values (networks, images) with a 95 % bootstrap interval that draws networks and images anew,
+    crossed: `{'mean', 'low', 'high', 'networks', 'n'}`.
+    """
     values = np.atleast_2d(np.asarray(values, np.float64))
     rng, (k, n) = np.random.default_rng(seed), values.shape
-    networks, images = rng.multinomial(k, np.full(k, 1/k), n_resamples)/k, rng.multinomial(n, np.full(n, 1/n), n_resamples)/n    # how often each is drawn
-    means = ((networks @ values)*images).sum(1)
-    low, high = np.quantile(means, [.025, .975])
-    return dict(mean=round(float(values.mean()), digits), low=round(float(low), digits), high=round(float(high), digits), networks=k, n=n)
+    networks, images = (
+        rng.multinomial(k, np.full(k, 1 / k), n_resamples) / k,
+        rng.multinomial(n, np.full(n, 1 / n), n_resamples) / n,
+    )  # how often each is drawn
+    means = ((networks @ values) * images).sum(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return dict(
+        mean=round(float(values.mean()), digits),
+        low=round(float(low), digits),
+        high=round(float(high), digits),
+        networks=k,
+        n=n,
+    )
+
 
 def detection(card: pd.DataFrame, controls, explanations=None) -> pd.DataFrame:
-    "AUROC of every measure of a scorecard for telling explainers from `controls`, by name: columns metric, fill, mean, low, high, n."
+    """AUROC of every measure of a scorecard for telling explainers from `controls`, by name.
+
+    Columns metric, fill, mean, low, high, n.
+    """
     rows, known = [], set(card.explainer)
-    for name in controls: check_choice(name, known, 'control')
-    explanations = [n for n in card.explainer.unique() if n not in set(controls)] if explanations is None else list(explanations)
-    for (metric, fill), part in card[~card.metric.isin(['forwards', 'seconds'])].groupby(['metric', 'fill'], sort=False):
+    for name in controls:
+        check_choice(name, known, 'control')
+    explanations = (
+        [n for n in card.explainer.unique() if n not in set(controls)]
+        if explanations is None
+        else list(explanations)
+    )
+    for (metric, fill), part in card[~card.metric.isin(['forwards', 'seconds'])].groupby(
+        ['metric', 'fill'], sort=False
+    ):
         table = part.pivot(index='explainer', columns='image', values='value')
-        rows.append(dict(metric=metric, fill=fill) | interval(pair_auroc(table.loc[explanations], table.loc[list(controls)])))
+        rows.append(
+            dict(metric=metric, fill=fill)
+            | interval(pair_auroc(table.loc[explanations], table.loc[list(controls)]))
+        )
     return pd.DataFrame(rows)
 
 # %% ../nbs/09_scorecard.ipynb #8965042b
 PLACES = ('nucleus', 'cytoplasm', 'neighbouring cells', 'background')
 
+
 def by_place(values, names):
     "Values (N, n) of players added up over the four places of `PLACES`: (N, 4)."
-    return np.stack([sum(values[:, i] for i, name in enumerate(names) if place in name) + np.zeros(len(values)) for place in PLACES], 1)
+    return np.stack(
+        [
+            sum(values[:, i] for i, name in enumerate(names) if place in name) + np.zeros(len(values))
+            for place in PLACES
+        ],
+        1,
+    )
+
 
 def named_place(values, threshold: float):
     "Position in `PLACES` of the largest of values (N, 4) where it is above `threshold`, else -1: int (N,)."
@@ -340,38 +639,100 @@ def named_place(values, threshold: float):
 
 # %% ../nbs/09_scorecard.ipynb #4c78271d
 def fig_metrics(result: dict, against: str = 'untrained'):
-    "Heat map of a results file of `bench/planted.py`: AUROC of every measure (rows, the trusted ones marked) in every family (columns), with 95 % intervals; returns a `Figure`."
+    """Heat map of a results file of `bench/planted.py`.
+
+    AUROC of every measure (rows, the trusted ones marked) in every family (columns), with 95 % intervals;
+    returns a `Figure`.
+    """
     families = [f for group in (result['trust'], result['unseen']) for f in group]
     rest = [f for f in next(iter(result['auroc'].values())) if f.startswith('real') or 'plain network' in f]
     columns = families + sorted(rest, key=lambda f: f.startswith('real'))
-    order = sorted(result['auroc'], key=lambda m: (not result['verdict'][m]['trusted'], list(METRICS).index(m.split('|')[0]), m))
+    order = sorted(
+        result['auroc'],
+        key=lambda m: (not result['verdict'][m]['trusted'], list(METRICS).index(m.split('|')[0]), m),
+    )
     cells = [[result['auroc'][m].get(f, {}).get(against) for f in columns] for m in order]
     means = np.array([[np.nan if c is None else c['mean'] for c in row] for row in cells])
-    fig, axis = plt.subplots(figsize=(11, .5*len(order) + 1.6))
+    fig, axis = plt.subplots(figsize=(11, 0.5 * len(order) + 1.6))
     picture = axis.imshow(means, cmap='PuOr', vmin=0, vmax=1, aspect='auto', interpolation='nearest')
     for i, row in enumerate(cells):
         for j, c in enumerate(row):
-            if c is None: axis.text(j, i, 'no case', ha='center', va='center', fontsize=9, color='.5'); continue
-            spread = '' if not np.isfinite(c['low']) else f"\n{c['low']:.2f}–{c['high']:.2f}".replace('0.', '.')
-            axis.text(j, i, f"{c['mean']:.2f}{spread}", ha='center', va='center', fontsize=10, color='white' if abs(c['mean'] - .5) > .3 else 'black', linespacing=.95)
-    axis.set_xticks(range(len(columns)), [f.replace(', plain network', '\n(plain\nnetwork)').replace('real: ', 'real cells\n').replace('_', '\n') for f in columns], fontsize=8.5)
-    axis.set_yticks(range(len(order)), [('✓ ' if result['verdict'][m]['trusted'] else '') + m.rstrip('|').replace('|', ', ') for m in order], fontsize=10)
-    axis.xaxis.tick_top(); axis.grid(False)
-    for edge in (len(result['trust']), len(families)): axis.axvline(edge - .5, color='black', lw=2)
-    fig.colorbar(picture, ax=axis, shrink=.5, pad=.01, fraction=.03, label='AUROC: explanations above untrained ones')
-    axis.set_xlabel('trust families decide the ✓  |  families not seen before  |  other networks, real cells', fontsize=10)
+            if c is None:
+                axis.text(j, i, 'no case', ha='center', va='center', fontsize=9, color='.5')
+                continue
+            spread = (
+                '' if not np.isfinite(c['low']) else f"\n{c['low']:.2f}–{c['high']:.2f}".replace('0.', '.')
+            )
+            axis.text(
+                j,
+                i,
+                f"{c['mean']:.2f}{spread}",
+                ha='center',
+                va='center',
+                fontsize=10,
+                color='white' if abs(c['mean'] - 0.5) > 0.3 else 'black',
+                linespacing=0.95,
+            )
+    axis.set_xticks(
+        range(len(columns)),
+        [
+            f.replace(', plain network', '\n(plain\nnetwork)')
+            .replace('real: ', 'real cells\n')
+            .replace('_', '\n')
+            for f in columns
+        ],
+        fontsize=8.5,
+    )
+    axis.set_yticks(
+        range(len(order)),
+        [('✓ ' if result['verdict'][m]['trusted'] else '') + m.rstrip('|').replace('|', ', ') for m in order],
+        fontsize=10,
+    )
+    axis.xaxis.tick_top()
+    axis.grid(False)
+    for edge in (len(result['trust']), len(families)):
+        axis.axvline(edge - 0.5, color='black', lw=2)
+    fig.colorbar(
+        picture,
+        ax=axis,
+        shrink=0.5,
+        pad=0.01,
+        fraction=0.03,
+        label='AUROC: explanations above untrained ones',
+    )
+    axis.set_xlabel(
+        'trust families decide the ✓  |  families not seen before  |  other networks, real cells', fontsize=10
+    )
     return fig
 
 # %% ../nbs/09_scorecard.ipynb #4ce611d9
 def in_words(result: dict) -> str:
-    "Which measures would have caught the untrained explainers, in a sentence or three, of a results file of `bench/planted.py`."
-    say = lambda m: m.rstrip('|').replace('|', ' with fill ')
+    """Which measures would have caught the untrained explainers, in a sentence or three, of a results file of
+    `bench/planted.py`.
+    """
+
+    def say(m):
+        return m.rstrip('|').replace('|', ' with fill ')
+
     trusted = [m for m, v in result['verdict'].items() if v['trusted']]
-    low = lambda m, f, none: (result['auroc'][m].get(f, {}).get('untrained') or {'low': none})['low']
-    unseen = [m for m in trusted if all(low(m, f, 1) > result['bound'] for f in result['unseen'])]        # a family without a case is passed over
+
+    def low(m, f, none):
+        return (result['auroc'][m].get(f, {}).get('untrained') or {'low': none})['low']
+
+    unseen = [
+        m for m in trusted if all(low(m, f, 1) > result['bound'] for f in result['unseen'])
+    ]  # a family without a case is passed over
     real = [f for f in next(iter(result['auroc'].values())) if f.startswith('real')]
-    caught = [m for m in unseen if all(low(m, f, 0) > result['bound'] for f in real)]       # planted evidence is not to be had there
-    listed = lambda ms: ', '.join(map(say, ms)) if ms else 'none'
-    return (f'Of {len(result["verdict"])} measures, {len(trusted)} earned trust on planted evidence: {listed(trusted)}. '
-            f'In the unseen families {len(unseen)} of them kept it: {listed(unseen)}. '
-            f'With every one of the targets on real cells ({", ".join(f.split(": ")[1] for f in real)}) the untrained explainers would have been caught by {listed(caught)}.')
+    caught = [
+        m for m in unseen if all(low(m, f, 0) > result['bound'] for f in real)
+    ]  # planted evidence is not to be had there
+
+    def listed(ms):
+        return ', '.join(map(say, ms)) if ms else 'none'
+
+    return (
+        f'Of {len(result["verdict"])} measures, {len(trusted)} earned trust on planted evidence:'
+        f' {listed(trusted)}. In the unseen families {len(unseen)} of them kept it: {listed(unseen)}. With'
+        f' every one of the targets on real cells ({", ".join(f.split(": ")[1] for f in real)}) the untrained'
+        f' explainers would have been caught by {listed(caught)}.'
+    )

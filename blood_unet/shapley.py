@@ -25,167 +25,303 @@ from scipy.stats import rankdata, t as student
 from torch import nn
 from tqdm.auto import tqdm
 
-from .core import CheckpointError, ParameterError, atomic_path, check_choice, interval, sha256_arrays, sweep_partial, versions, write_json
+from blood_unet.core import (
+    CheckpointError,
+    ParameterError,
+    atomic_path,
+    check_choice,
+    interval,
+    sha256_arrays,
+    sweep_partial,
+    versions,
+    write_json,
+)
 from .data import CLASSES
 from .heatmaps import has_rows, model_device
-from .local_surrogate import FILLS, Game, Players, all_coalitions, len_map, make_fill, make_game, paint, play, superpixel_game
+from blood_unet.local_surrogate import (
+    FILLS,
+    Game,
+    Players,
+    all_coalitions,
+    len_map,
+    make_game,
+    paint,
+    play,
+    superpixel_game,
+)
 from .model import Output, default_batch_size
 
 # %% ../nbs/08_shap.ipynb #a0a608f7
 def count_players(values) -> tuple:
-    "A table of coalition values as float64 (N, 2**n), and n; raises `ParameterError` on another width or on NaN."
+    """A table of coalition values as float64 (N, 2**n), and n.
+
+    Raises `ParameterError` on another width or on NaN.
+    """
     values = np.asarray(values, np.float64)
     n = values.shape[-1].bit_length() - 1
-    if values.ndim != 2 or n < 1 or values.shape[1] != 2**n: raise ParameterError(f'a table of shape {values.shape}', '(N, 2**n), one column a coalition', 'play all_coalitions(n)')
-    if not np.isfinite(values).all(): raise ParameterError(f'{int((~np.isfinite(values)).sum())} values NaN or infinite', 'finite values', 'look for NaN in the weights or the images')
+    if values.ndim != 2 or n < 1 or values.shape[1] != 2**n:
+        raise ParameterError(
+            f'a table of shape {values.shape}', '(N, 2**n), one column a coalition', 'play all_coalitions(n)'
+        )
+    if not np.isfinite(values).all():
+        raise ParameterError(
+            f'{int((~np.isfinite(values)).sum())} values NaN or infinite',
+            'finite values',
+            'look for NaN in the weights or the images',
+        )
     return values, n
 
-def exact_shapley(values):
-    """Shapley values from the values of all coalitions: float (N, 2**n) to float64 (N, n); each row sums to its last value minus its first.
 
-    Column r of `values` is the coalition that holds player i where bit i of r is set, as `play(..., all_coalitions(n))` gives. The order of summation is
-    fixed: the same table gives the same bits. Raises `ParameterError` on another width or on NaN. Shapley, Contributions to the Theory of Games II, 1953."""
+def exact_shapley(values):
+    """Shapley values from the values of all coalitions: float (N, 2**n) to float64 (N, n).
+
+    Each row sums to its last value minus its first.
+
+    Column r of `values` is the coalition that holds player i where bit i of r is set, as `play(...,
+    all_coalitions(n))` gives. The order of summation is fixed: the same table gives the same bits. Raises
+    `ParameterError` on another width or on NaN. Shapley, Contributions to the Theory of Games II, 1953.
+    """
     values, n = count_players(values)
-    share = np.array([1/(n*comb(n - 1, k)) for k in range(n)])[all_coalitions(n - 1, n).sum(1)]
+    share = np.array([1 / (n * comb(n - 1, k)) for k in range(n)])[all_coalitions(n - 1, n).sum(1)]
     shapley = np.empty((len(values), n))
     for i in range(n):
-        table = values.reshape(len(values), -1, 2, 2**i)             # the third axis is bit i
-        shapley[:, i] = ((table[:, :, 1] - table[:, :, 0]).reshape(len(values), -1)*share).sum(1)
+        table = values.reshape(len(values), -1, 2, 2**i)  # the third axis is bit i
+        shapley[:, i] = ((table[:, :, 1] - table[:, :, 0]).reshape(len(values), -1) * share).sum(1)
     return shapley
 
-def shapley_interactions(values):
-    """Pairwise Shapley interactions from the values of all coalitions: float (N, 2**n) to float64 (N, n, n), symmetric.
 
-    Entry (i, j): what i and j add together beyond what each adds alone, averaged over the coalitions of the others. Diagonal: what is left
-    for i itself, its Shapley value minus half of its interactions, so that diagonal and pairs i < j sum to the last value minus the first.
-    Raises `ParameterError` as `exact_shapley`. Grabisch and Roubens, Int. J. Game Theory 28, 1999."""
+def shapley_interactions(values):
+    """Pairwise Shapley interactions from the values of all coalitions.
+
+    float (N, 2**n) to float64 (N, n, n), symmetric.
+
+    Entry (i, j): what i and j add together beyond what each adds alone, averaged over the coalitions of the
+    others. Diagonal: what is left for i itself, its Shapley value minus half of its interactions, so that
+    diagonal and pairs i < j sum to the last value minus the first. Raises `ParameterError` as
+    `exact_shapley`. Grabisch and Roubens, Int. J. Game Theory 28, 1999.
+    """
     values, n = count_players(values)
     result = np.zeros((len(values), n, n))
-    share = np.array([1/((n - 1)*comb(n - 2, k)) for k in range(n - 1)])[all_coalitions(n - 2, n).sum(1)] if n > 1 else None
+    share = (
+        np.array([1 / ((n - 1) * comb(n - 2, k)) for k in range(n - 1)])[all_coalitions(n - 2, n).sum(1)]
+        if n > 1
+        else None
+    )
     for i in range(n):
         for j in range(i):
-            t = values.reshape(len(values), -1, 2, 2**(i - j - 1), 2, 2**j)
+            t = values.reshape(len(values), -1, 2, 2 ** (i - j - 1), 2, 2**j)
             both = (t[:, :, 1, :, 1] - t[:, :, 1, :, 0]) - (t[:, :, 0, :, 1] - t[:, :, 0, :, 0])
-            result[:, i, j] = result[:, j, i] = (both.reshape(len(values), -1)*share).sum(1)
-    result[:, range(n), range(n)] = exact_shapley(values) - result.sum(2)/2
+            result[:, i, j] = result[:, j, i] = (both.reshape(len(values), -1) * share).sum(1)
+    result[:, range(n), range(n)] = exact_shapley(values) - result.sum(2) / 2
     return result
+
 
 def exact_parts(game: Game, model, target, batch_size: int = None, progress=None):
     """Exact Shapley values of a game's players, at 2**n forwards an image: float64 (N, n). See `play`.
 
-    Raises `ParameterError` above 16 players (the message names the cost and the sampled way) and on NaN outputs."""
+    Raises `ParameterError` above 16 players (the message names the cost and the sampled way) and on NaN
+    outputs.
+    """
     return exact_shapley(play(game, model, target, all_coalitions(game.n), batch_size, progress))
 
 # %% ../nbs/08_shap.ipynb #f64d2c8f
 def coalition_sizes(n: int, paired: bool) -> tuple:
-    "Sizes of coalitions of `n` players without the empty and the full one, how many there are of each, and their shares of the Shapley kernel; `paired`: only the smaller of a coalition and its complement counts."
-    size = np.arange(1, n//2 + 1 if paired else n)
-    middle = paired & (2*size == n)
-    number = np.array([comb(n, k) for k in size.tolist()], np.int64)//(1 + middle)
-    share = np.where(paired & ~middle, 2, 1)/(size*(n - size))
-    return size, number, share/share.sum()
+    """Sizes of coalitions of `n` players without the empty and the full one, how many there are of each, and
+    their shares of the Shapley kernel; `paired`: only the smaller of a coalition and its complement
+    counts.
+    """
+    size = np.arange(1, n // 2 + 1 if paired else n)
+    middle = paired & (2 * size == n)
+    number = np.array([comb(n, k) for k in size.tolist()], np.int64) // (1 + middle)
+    share = np.where(paired & ~middle, 2, 1) / (size * (n - size))
+    return size, number, share / share.sum()
+
 
 def plan_sizes(n: int, count: int, paired: bool):
-    "Positions in `coalition_sizes` in the order in which they are drawn, int (count,) or fewer: two of each, then by share as seats are by Sainte-Lague, none more often than there are coalitions."
+    """Positions in `coalition_sizes` in the order in which they are drawn, int (count,) or fewer.
+
+    Two of each, then by share as seats are by Sainte-Lague, none more often than there are coalitions.
+    """
     size, number, share = coalition_sizes(n, paired)
     taken, plan = np.zeros(len(size), np.int64), []
     for _ in range(min(count, int(number.sum()))):
-        claim = np.where(taken < 2, 9 + share, share/(taken + .5))
+        claim = np.where(taken < 2, 9 + share, share / (taken + 0.5))
         plan.append(int(np.where(taken < number, claim, -1).argmax()))
         taken[plan[-1]] += 1
     return np.array(plan, np.int64)
 
+
 @lru_cache(64)
 def all_of_size(n: int, size: int, middle: bool):
-    "Every coalition of one size, bool (count, n); in the `middle`, where complements have the same size, those with player 0."
+    """Every coalition of one size, bool (count, n).
+
+    In the `middle`, where complements have the same size, those with player 0.
+    """
     chosen = np.array(list(combinations(range(n), size)))
     members = np.zeros((len(chosen), n), bool)
     np.put_along_axis(members, chosen, True, 1)
     return members[members[:, 0]] if middle else members
 
+
 def draw_sizes(n: int, plan, rng, paired: bool):
-    "Random coalitions of the planned sizes, bool (len(plan), n): all different, beyond 20,000 coalitions of a size almost surely so."
+    """Random coalitions of the planned sizes, bool (len(plan), n).
+
+    All different, beyond 20,000 coalitions of a size almost surely so.
+    """
     members = np.zeros((len(plan), n), bool)
     for k, (size, number, _) in enumerate(zip(*coalition_sizes(n, paired))):
-        rows, middle = np.flatnonzero(plan == k), bool(paired and 2*size == n)
-        if number <= 20_000: drawn = rng.permutation(all_of_size(n, int(size), middle))[:len(rows)]
-        else: drawn = rng.random((len(rows), n)).argsort(1) < size
+        rows, middle = np.flatnonzero(plan == k), bool(paired and 2 * size == n)
+        if number <= 20_000:
+            drawn = rng.permutation(all_of_size(n, int(size), middle))[: len(rows)]
+        else:
+            drawn = rng.random((len(rows), n)).argsort(1) < size
         members[rows] = drawn ^ ~drawn[:, :1] if middle else drawn
     return members
 
 # %% ../nbs/08_shap.ipynb #98717c1d
 def kernel_fit(members, values, first, last, plan, paired: bool) -> tuple:
-    """Shapley values and their standard errors, float64 (N, n), and degrees of freedom, by the regression of a stratified sample.
+    """Shapley values and their standard errors, float64 (N, n), and degrees of freedom, by the regression of
+    a stratified sample.
 
-    `members`: bool (N, S, n) of the sizes `plan` (S,); `values` (N, S, 2): of coalitions and their complements (N, S, 1 unpaired); `first`, `last` (N,): of
-    nobody and everybody. Residuals are divided by one minus their leverage (HC3). Kernel and pairing: Lundberg and Lee 2017; Covert and Lee 2021."""
+    `members`: bool (N, S, n) of the sizes `plan` (S,); `values` (N, S, 2): of coalitions and their
+    complements (N, S, 1 unpaired); `first`, `last` (N,): of nobody and everybody. Residuals are divided by
+    one minus their leverage (HC3). Kernel and pairing: Lundberg and Lee 2017; Covert and Lee 2021.
+    """
     n, (_, number, share) = members.shape[2], coalition_sizes(members.shape[2], paired)
     count = np.bincount(plan, minlength=len(number))
-    share = share*(count > 0)/max(share[count > 0].sum(), 1e-300)
-    weight, total = (share/np.maximum(count, 1))[plan], (last - first)[:, None]
-    u = members - .5 if paired else members.astype(np.float64)
-    y = (values[..., 0] - values[..., 1])/2 if paired else values[..., 0] - first[:, None]
-    rest, u = y - total*u.mean(2), u - u.mean(2, keepdims=True)                    # what is left of the values when all share alike
-    inverse = np.linalg.inv(np.einsum('s,nsi,nsj->nij', weight, u, u, optimize=True) + 1/n)
+    share = share * (count > 0) / max(share[count > 0].sum(), 1e-300)
+    weight, total = (share / np.maximum(count, 1))[plan], (last - first)[:, None]
+    u = members - 0.5 if paired else members.astype(np.float64)
+    y = (values[..., 0] - values[..., 1]) / 2 if paired else values[..., 0] - first[:, None]
+    rest, u = (
+        y - total * u.mean(2),
+        u - u.mean(2, keepdims=True),
+    )  # what is left of the values when all share alike
+    inverse = np.linalg.inv(np.einsum('s,nsi,nsj->nij', weight, u, u, optimize=True) + 1 / n)
     pull = np.einsum('nij,nsj->nsi', inverse, u, optimize=True)
     apart = np.einsum('s,nsi,ns->ni', weight, pull, rest, optimize=True)
-    leverage = weight*(pull*u).sum(2)
-    pull = pull*((rest - (u*apart[:, None]).sum(2))/(1 - leverage.clip(max=.9)))[..., None]
+    leverage = weight * (pull * u).sum(2)
+    pull = pull * ((rest - (u * apart[:, None]).sum(2)) / (1 - leverage.clip(max=0.9)))[..., None]
     open_ = np.flatnonzero((count > 0) & (count < number))
-    variance = sum((share[k]**2*(1/count[k] - 1/number[k])*pull[:, plan == k].var(1, ddof=count[k] > 1) for k in open_), np.zeros_like(apart))
-    return apart + total/n, np.sqrt(variance), int((count[open_] - 1).sum())
+    variance = sum(
+        (
+            share[k] ** 2 * (1 / count[k] - 1 / number[k]) * pull[:, plan == k].var(1, ddof=count[k] > 1)
+            for k in open_
+        ),
+        np.zeros_like(apart),
+    )
+    return apart + total / n, np.sqrt(variance), int((count[open_] - 1).sum())
+
 
 class Sampled(NamedTuple):
-    "`values`, `low`, `high`: float64 (N, n), an estimate and its 95 % interval; `forwards`: int (N,), coalitions played for each image."
+    """`values`, `low`, `high`: float64 (N, n), an estimate and its 95 % interval.
+
+    `forwards`: int (N,), coalitions played for each image.
+    """
+
     values: np.ndarray
     low: np.ndarray
     high: np.ndarray
     forwards: np.ndarray
 
+
 def subgame(game: Game, target, rows) -> tuple:
     "The game of some images, int (M,) positions, and the target that still knows whose they are."
     rows = torch.as_tensor(rows)
-    pick = lambda t: None if t is None else t[rows]
-    own = Game(game.x[rows], Players(game.players.labels[rows], game.players.names), game.absent[rows], pick(game.hosted), pick(game.host))
-    return own, (lambda output, which: target(output, rows.to(which.device)[which])) if has_rows(target) else target
 
-def sampled_shapley(game: Game, model, target, samples: int = 1024, tolerance: float = None, seed: int = 0, paired: bool = True, batch_size: int = None, progress=None) -> Sampled:
+    def pick(t):
+        return None if t is None else t[rows]
+
+    own = Game(
+        game.x[rows],
+        Players(game.players.labels[rows], game.players.names),
+        game.absent[rows],
+        pick(game.hosted),
+        pick(game.host),
+    )
+    return own, (
+        (lambda output, which: target(output, rows.to(which.device)[which])) if has_rows(target) else target
+    )
+
+
+def sampled_shapley(
+    game: Game,
+    model,
+    target,
+    samples: int = 1024,
+    tolerance: float = None,
+    seed: int = 0,
+    paired: bool = True,
+    batch_size: int = None,
+    progress=None,
+) -> Sampled:
     """Shapley values by sampling, with 95 % intervals: see `Sampled`.
 
-    `samples`: forwards an image, at most; `tolerance`: an image is done once no interval is wider than this to either side, looked at after 4 n forwards and
-    then after each half more. Where all coalitions fit in, the values are exact. An image's sample depends on `seed` and its position only. Half-widths
-    are in units of the target. Raises `ParameterError` on too few samples, a tolerance of 0 or less, NaN outputs."""
-    n, per, least = game.n, 1 + paired, min(4*game.n, 2**game.n)
-    if samples < least: raise ParameterError(f'samples={samples} for {n} players', f'{least} or more', 'allow more forwards')
-    if tolerance is not None and not tolerance > 0: raise ParameterError(f'tolerance={tolerance}', 'a half-width above 0', 'leave it out to use all samples')
-    plan = plan_sizes(n, (samples - 2)//per, paired)
-    first, last = play(game, model, target, np.array([[False]*n, [True]*n]), batch_size, progress).T
-    members = np.stack([draw_sizes(n, plan, np.random.default_rng([seed, i]), paired) for i in range(len(game.x))])
-    values, result = np.zeros((*members.shape[:2], per)), Sampled(*np.zeros((3, len(members), n)), np.zeros(len(members), np.int64))
-    active, seen, stop = np.arange(len(members)), 0, len(plan) if tolerance is None else min(len(plan), 4*n//per)
+    `samples`: forwards an image, at most; `tolerance`: an image is done once no interval is wider than this
+    to either side, looked at after 4 n forwards and then after each half more. Where all coalitions fit in,
+    the values are exact. An image's sample depends on `seed` and its position only. Half-widths are in units
+    of the target. Raises `ParameterError` on too few samples, a tolerance of 0 or less, NaN outputs.
+    """
+    n, per, least = game.n, 1 + paired, min(4 * game.n, 2**game.n)
+    if samples < least:
+        raise ParameterError(f'samples={samples} for {n} players', f'{least} or more', 'allow more forwards')
+    if tolerance is not None and not tolerance > 0:
+        raise ParameterError(
+            f'tolerance={tolerance}', 'a half-width above 0', 'leave it out to use all samples'
+        )
+    plan = plan_sizes(n, (samples - 2) // per, paired)
+    first, last = play(game, model, target, np.array([[False] * n, [True] * n]), batch_size, progress).T
+    members = np.stack(
+        [draw_sizes(n, plan, np.random.default_rng([seed, i]), paired) for i in range(len(game.x))]
+    )
+    values, result = (
+        np.zeros((*members.shape[:2], per)),
+        Sampled(*np.zeros((3, len(members), n)), np.zeros(len(members), np.int64)),
+    )
+    active, seen, stop = (
+        np.arange(len(members)),
+        0,
+        len(plan) if tolerance is None else min(len(plan), 4 * n // per),
+    )
     while len(active):
         own, aim = subgame(game, target, active)
         new = members[active, seen:stop]
         new = play(own, model, aim, np.concatenate([new, ~new], 1) if paired else new, batch_size, progress)
         values[active, seen:stop] = new.reshape(len(active), per, -1).transpose(0, 2, 1)
-        estimate, error, free = kernel_fit(members[active, :stop], values[active, :stop], first[active], last[active], plan[:stop], paired)
-        half = error*student.ppf(.975, max(free - n//2, 2))
-        for field, part in zip(result, (estimate, estimate - half, estimate + half, 2 + per*stop)): field[active] = part
+        estimate, error, free = kernel_fit(
+            members[active, :stop], values[active, :stop], first[active], last[active], plan[:stop], paired
+        )
+        half = error * student.ppf(0.975, max(free - n // 2, 2))
+        for field, part in zip(result, (estimate, estimate - half, estimate + half, 2 + per * stop)):
+            field[active] = part
         active = active[half.max(1) > tolerance] if tolerance is not None and stop < len(plan) else active[:0]
-        seen, stop = stop, min(len(plan), stop + -(-stop//2))
+        seen, stop = stop, min(len(plan), stop + -(-stop // 2))
     return result
 
 # %% ../nbs/08_shap.ipynb #ec3cb531
 class TableModel(nn.Module):
-    "Reads which players a picture of `table_game` shows, as a number whose bit i is player i: an `Output` whose one 'class logit' it is."
-    def forward(self, x) -> Output: return Output(None, ((x[:, 0, 0] > .5)*2.**torch.arange(x.shape[3])).sum(1, keepdim=True))
+    """Reads which players a picture of `table_game` shows, as a number whose bit i is player i.
+
+    An `Output` whose one 'class logit' it is.
+    """
+
+    def forward(self, x) -> Output:
+        return Output(None, ((x[:, 0, 0] > 0.5) * 2.0 ** torch.arange(x.shape[3])).sum(1, keepdim=True))
+
 
 def table_game(values) -> tuple:
-    "Game, model and target whose values are those of a table, float (N, 2**n); see `exact_shapley` for its columns."
+    """Game, model and target whose values are those of a table, float (N, 2**n).
+
+    See `exact_shapley` for its columns.
+    """
     values, n = count_players(values)
     table, x = torch.from_numpy(values), torch.ones(len(values), 3, 1, n)
     players = Players(torch.arange(n).expand(len(values), 1, n), tuple(f'player {i}' for i in range(n)))
-    return Game(x, players, torch.zeros_like(x)), TableModel(), lambda output, which: table[which, output.class_logits[:, 0].long()]
+    return (
+        Game(x, players, torch.zeros_like(x)),
+        TableModel(),
+        lambda output, which: table[which, output.class_logits[:, 0].long()],
+    )
 
 # %% ../nbs/08_shap.ipynb #7e8ecf65
 @contextmanager
@@ -193,122 +329,285 @@ def numpy_seed(seed: int):
     "numpy's global generator seeded inside the block, and put back after it, also when the block raises."
     state = np.random.get_state()
     np.random.seed(seed)
-    try: yield
-    finally: np.random.set_state(state)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
 
-def through_shap(game: Game, model, target, samples: int = 1024, seed: int = 0, method: str = 'kernel', batch_size: int = None):
-    """Shapley values of a game by `shap`: float64 (N, n). `method`: 'kernel', 'permutation' or 'exact' (its explainers); `samples`: forwards an image, about.
 
-    Raises `ParameterError` on another method and as `play`. Lundberg and Lee, NeurIPS 2017."""
-    explainers = dict(kernel=shap.KernelExplainer, permutation=shap.PermutationExplainer, exact=shap.ExactExplainer)
-    explainer, nobody, everybody, result = explainers[check_choice(method, tuple(explainers), 'method')], np.zeros((1, game.n)), np.ones((1, game.n)), []
+def through_shap(
+    game: Game,
+    model,
+    target,
+    samples: int = 1024,
+    seed: int = 0,
+    method: str = 'kernel',
+    batch_size: int = None,
+):
+    """Shapley values of a game by `shap`: float64 (N, n).
+
+    `method`: 'kernel', 'permutation' or 'exact' (its explainers); `samples`: forwards an image, about.
+
+    Raises `ParameterError` on another method and as `play`. Lundberg and Lee, NeurIPS 2017.
+    """
+    explainers = dict(
+        kernel=shap.KernelExplainer, permutation=shap.PermutationExplainer, exact=shap.ExactExplainer
+    )
+    explainer, nobody, everybody, result = (
+        explainers[check_choice(method, tuple(explainers), 'method')],
+        np.zeros((1, game.n)),
+        np.ones((1, game.n)),
+        [],
+    )
     for i in range(len(game.x)):
         own, aim = subgame(game, target, [i])
-        value = lambda rows: play(own, model, aim, np.asarray(rows) > .5, batch_size)[0]
+
+        def value(rows):
+            return play(own, model, aim, np.asarray(rows) > 0.5, batch_size)[0]
+
         with numpy_seed([seed, i]):
-            if method == 'kernel': result.append(explainer(value, nobody).shap_values(everybody, nsamples=samples, l1_reg=False, silent=True)[0])
-            elif method == 'permutation': result.append(explainer(value, nobody, seed=np.random.randint(2**31))(everybody, max_evals=samples, silent=True).values[0])
-            else: result.append(explainer(value, nobody)(everybody, silent=True).values[0])
+            if method == 'kernel':
+                result.append(
+                    explainer(value, nobody).shap_values(
+                        everybody, nsamples=samples, l1_reg=False, silent=True
+                    )[0]
+                )
+            elif method == 'permutation':
+                result.append(
+                    explainer(value, nobody, seed=np.random.randint(2**31))(
+                        everybody, max_evals=samples, silent=True
+                    ).values[0]
+                )
+            else:
+                result.append(explainer(value, nobody)(everybody, silent=True).values[0])
     return np.stack(result).astype(np.float64)
 
 # %% ../nbs/08_shap.ipynb #4d1de42a
-def qualified_fills(x, players: Players, model, target, fills=FILLS, limit: float = .15, batch_size: int = None, **kwargs) -> dict:
-    """Fills under which hiding everything hides the mask: name -> mean value of the empty coalition, those of `limit` or less, in order.
+def qualified_fills(
+    x, players: Players, model, target, fills=FILLS, limit: float = 0.15, batch_size: int = None, **kwargs
+) -> dict:
+    """Fills under which hiding everything hides the mask.
 
-    `target`: a `HardDice` of the images' frozen masks; `kwargs`: of `make_fill`. Raises `ParameterError` naming every fill's value where none qualifies."""
+    Name -> mean value of the empty coalition, those of `limit` or less, in order.
+
+    `target`: a `HardDice` of the images' frozen masks; `kwargs`: of `make_fill`. Raises `ParameterError`
+    naming every fill's value where none qualifies.
+    """
     nobody = np.zeros((1, len(players.names)), bool)
-    empty = {fill: float(play(make_game(x, players, fill, **kwargs), model, target, nobody, batch_size).mean()) for fill in fills}
+    empty = {
+        fill: float(play(make_game(x, players, fill, **kwargs), model, target, nobody, batch_size).mean())
+        for fill in fills
+    }
     kept = {fill: value for fill, value in empty.items() if value <= limit}
-    if not kept: raise ParameterError('no fill that qualifies: nothing shown is worth ' + ', '.join(f'{v:.2f} with {f!r}' for f, v in empty.items()), f'{limit} or less', "add 'nested', 'background' or 'mean', or check that the mask follows the picture")
+    if not kept:
+        raise ParameterError(
+            'no fill that qualifies: nothing shown is worth '
+            + ', '.join(f'{v:.2f} with {f!r}' for f, v in empty.items()),
+            f'{limit} or less',
+            "add 'nested', 'background' or 'mean', or check that the mask follows the picture",
+        )
     return kept
 
 # %% ../nbs/08_shap.ipynb #83326083
 def run_identity(game: Game, model, target, chunk: int, batch_size: int) -> dict:
-    """What decides the numbers of a run, JSON-ready: digests of the game, the weights and the target, and how it is cut up.
+    """What decides the numbers of a run, JSON-ready.
 
-    What cannot be read off a model or a target, such as a plain function, tells itself apart by `answers`: the values of the first image with nobody, everybody, each player alone and each left out."""
+    Digests of the game, the weights and the target, and how it is cut up.
+
+    What cannot be read off a model or a target, such as a plain function, tells itself apart by `answers`:
+    the values of the first image with nobody, everybody, each player alone and each left out.
+    """
     alone, (first, aim) = np.eye(game.n, dtype=bool), subgame(game, target, [0])
-    answers = play(first, model, aim, np.concatenate([np.zeros((1, game.n), bool), np.ones((1, game.n), bool), alone, ~alone]), batch_size)
-    arrays = lambda *tensors: sha256_arrays(*(None if t is None else torch.as_tensor(t).cpu().numpy() for t in tensors))
-    return dict(game=arrays(game.x, game.players.labels, game.absent, game.hosted, game.host), players=list(game.players.names), weights=arrays(*model.state_dict().values()),
-                model=type(model).__name__, target=type(target).__name__, answers=arrays(answers),
-                goal={k: arrays(v) if isinstance(v, (torch.Tensor, np.ndarray)) else repr(v) for k, v in sorted(getattr(target, '__dict__', {}).items())}, chunk=chunk, batch_size=batch_size,
-                device=str(model_device(model)), threads=torch.get_num_threads(), versions=versions(('torch', 'numpy')))
+    answers = play(
+        first,
+        model,
+        aim,
+        np.concatenate([np.zeros((1, game.n), bool), np.ones((1, game.n), bool), alone, ~alone]),
+        batch_size,
+    )
+
+    def arrays(*tensors):
+        return sha256_arrays(*(None if t is None else torch.as_tensor(t).cpu().numpy() for t in tensors))
+
+    return dict(
+        game=arrays(game.x, game.players.labels, game.absent, game.hosted, game.host),
+        players=list(game.players.names),
+        weights=arrays(*model.state_dict().values()),
+        model=type(model).__name__,
+        target=type(target).__name__,
+        answers=arrays(answers),
+        goal={
+            k: arrays(v) if isinstance(v, (torch.Tensor, np.ndarray)) else repr(v)
+            for k, v in sorted(getattr(target, '__dict__', {}).items())
+        },
+        chunk=chunk,
+        batch_size=batch_size,
+        device=str(model_device(model)),
+        threads=torch.get_num_threads(),
+        versions=versions(('torch', 'numpy')),
+    )
+
 
 def claim_folder(folder, identity: dict) -> Path:
-    "The folder of this run, with its identity written down; raises `CheckpointError` where it is another run's."
+    """The folder of this run, with its identity written down.
+
+    Raises `CheckpointError` where it is another run's.
+    """
     folder = Path(folder)
-    if (folder/'run.json').exists():
-        there = json.loads((folder/'run.json').read_text())
+    if (folder / 'run.json').exists():
+        there = json.loads((folder / 'run.json').read_text())
         wrong = [k for k in identity if there.get(k) != identity[k]]
-        if wrong: raise CheckpointError(f"{folder}, which holds another run's chunks ({', '.join(wrong)} differ)", 'the folder of this run, or a new one', 'name another folder, or go back to the settings of that run')
-    elif folder.exists() and any(folder.glob('*.npy')): raise CheckpointError(f'{folder}, which holds arrays but no run.json', 'the folder of this run, or a new one', 'name another folder')
-    else: write_json(identity, folder/'run.json')
+        if wrong:
+            raise CheckpointError(
+                f"{folder}, which holds another run's chunks ({', '.join(wrong)} differ)",
+                'the folder of this run, or a new one',
+                'name another folder, or go back to the settings of that run',
+            )
+    elif folder.exists() and any(folder.glob('*.npy')):
+        raise CheckpointError(
+            f'{folder}, which holds arrays but no run.json',
+            'the folder of this run, or a new one',
+            'name another folder',
+        )
+    else:
+        write_json(identity, folder / 'run.json')
     sweep_partial(folder)
     return folder
 
-def play_all(game: Game, model, target, folder=None, chunk: int = 64, batch_size: int = None, progress: bool = True):
+
+def play_all(
+    game: Game, model, target, folder=None, chunk: int = 64, batch_size: int = None, progress: bool = True
+):
     """Values of all coalitions of every image: float64 (N, 2**n), in chunks of `chunk` images, with a bar.
 
-    `folder`: where finished chunks are kept, so that a run that was interrupted or killed goes on, to the same bits. Raises `CheckpointError` where
-    it holds another run (other images, weights, target, fill, device, number of threads; a plain function is known by its answers on the first image), `ParameterError` as `play`."""
+    `folder`: where finished chunks are kept, so that a run that was interrupted or killed goes on, to the
+    same bits. Raises `CheckpointError` where it holds another run (other images, weights, target, fill,
+    device, number of threads; a plain function is known by its answers on the first image), `ParameterError`
+    as `play`.
+    """
     coalitions, done = all_coalitions(game.n), []
     batch_size = batch_size or default_batch_size(model_device(model))
-    folder = claim_folder(folder, run_identity(game, model, target, chunk, batch_size)) if folder is not None else None
+    folder = (
+        claim_folder(folder, run_identity(game, model, target, chunk, batch_size))
+        if folder is not None
+        else None
+    )
     with tqdm(total=len(game.x), desc='images', disable=not progress) as bar:
         for rows in np.array_split(np.arange(len(game.x)), range(chunk, len(game.x), chunk)):
-            path = folder/f'{rows[0]:06d}.npy' if folder else None
-            if path and path.exists(): done.append(np.load(path, allow_pickle=False))
+            path = folder / f'{rows[0]:06d}.npy' if folder else None
+            if path and path.exists():
+                done.append(np.load(path, allow_pickle=False))
             else:
                 own, aim = subgame(game, target, rows)
                 done.append(play(own, model, aim, coalitions, batch_size))
                 if path:
-                    with atomic_path(path) as temporary: np.save(temporary, done[-1])
+                    with atomic_path(path) as temporary:
+                        np.save(temporary, done[-1])
             bar.update(len(rows))
     return np.concatenate(done)
 
+
 def by_class(values, labels, players, classes=CLASSES) -> pd.DataFrame:
-    "Means of values (N, n) over each class and over all, with 95 % bootstrap intervals: a row a class and player, columns class, player, mean, low, high, n."
-    groups = [(name, labels == k) for k, name in enumerate(classes) if (labels == k).any()] + [('all', np.ones(len(labels), bool))]
-    return pd.DataFrame([dict({'class': name, 'player': player}, **interval(values[rows, i])) for name, rows in groups for i, player in enumerate(players)])
+    """Means of values (N, n) over each class and over all, with 95 % bootstrap intervals.
+
+    A row a class and player, columns class, player, mean, low, high, n.
+    """
+    groups = [(name, labels == k) for k, name in enumerate(classes) if (labels == k).any()] + [
+        ('all', np.ones(len(labels), bool))
+    ]
+    return pd.DataFrame(
+        [
+            dict({'class': name, 'player': player}, **interval(values[rows, i]))
+            for name, rows in groups
+            for i, player in enumerate(players)
+        ]
+    )
+
 
 def global_shapley(game: Game, model, target, labels, classes=CLASSES, folder=None, **kwargs) -> tuple:
-    """Exact Shapley values of every image and their means by class: float64 (N, n) and the table of `by_class`.
+    """Exact Shapley values of every image and their means by class.
 
-    `labels`: int (N,), positions in `classes`; `folder` and `kwargs`: of `play_all`."""
+    float64 (N, n) and the table of `by_class`.
+
+    `labels`: int (N,), positions in `classes`; `folder` and `kwargs`: of `play_all`.
+    """
     values = exact_shapley(play_all(game, model, target, folder, **kwargs))
     return values, by_class(values, np.asarray(labels), game.players.names, classes)
 
 # %% ../nbs/08_shap.ipynb #1f498f3c
 class Together(NamedTuple):
-    "`values`: float64 (N, n), the mean of two explanations; `rank`, `cosine`: float64 (N,) in [-1, 1], how far they agree, NaN where one is constant or zero."
+    """`values`: float64 (N, n), the mean of two explanations.
+
+    `rank`, `cosine`: float64 (N,) in [-1, 1], how far they agree, NaN where one is constant or zero.
+    """
+
     values: np.ndarray
     rank: np.ndarray
     cosine: np.ndarray
 
-def integrate(len_values, shap_values) -> Together:
-    """LEN and SHAP of the same players as one: float (N, n) twice to `Together`; `rank` is Spearman's correlation. Paper, section 2.2.1 ("integrate both").
 
-    Raises `ParameterError` on shapes that differ."""
+def integrate(len_values, shap_values) -> Together:
+    """LEN and SHAP of the same players as one: float (N, n) twice to `Together`.
+
+    `rank` is Spearman's correlation. Paper, section 2.2.1 ("integrate both").
+
+    Raises `ParameterError` on shapes that differ.
+    """
     a, b = (np.asarray(v, np.float64) for v in (len_values, shap_values))
-    if a.shape != b.shape or a.ndim != 2: raise ParameterError(f'values of shape {a.shape} and {b.shape}', 'two of one shape (N, n)', 'explain the same players of the same images')
-    ratio = lambda top, bottom: np.divide(top, bottom, out=np.full(len(a), np.nan), where=bottom > 0)
-    cosine = lambda p, q: ratio((p*q).sum(1), np.sqrt((p**2).sum(1)*(q**2).sum(1)))
-    ranks = [rankdata(v, axis=1) - (v.shape[1] + 1)/2 for v in (a, b)]
-    return Together((a + b)/2, cosine(*ranks), cosine(a, b))
+    if a.shape != b.shape or a.ndim != 2:
+        raise ParameterError(
+            f'values of shape {a.shape} and {b.shape}',
+            'two of one shape (N, n)',
+            'explain the same players of the same images',
+        )
+
+    def ratio(top, bottom):
+        return np.divide(top, bottom, out=np.full(len(a), np.nan), where=bottom > 0)
+
+    def cosine(p, q):
+        return ratio((p * q).sum(1), np.sqrt((p**2).sum(1) * (q**2).sum(1)))
+
+    ranks = [rankdata(v, axis=1) - (v.shape[1] + 1) / 2 for v in (a, b)]
+    return Together((a + b) / 2, cosine(*ranks), cosine(a, b))
+
 
 def agreement_table(together: Together) -> dict:
     "Mean agreement with 95 % bootstrap intervals, over the images where it is defined."
-    return {name: interval(v[~np.isnan(v)]) for name, v in (('rank', together.rank), ('cosine', together.cosine))}
+    return {
+        name: interval(v[~np.isnan(v)]) for name, v in (('rank', together.rank), ('cosine', together.cosine))
+    }
 
-def shap_map(model, target, x, samples: int = 256, seed: int = 0, cell=None, inside: int = 6, outside: int = 6, fill: str = 'background', batch_size: int = None, **kwargs):
-    """Sampled Shapley values as a signed map: float images (N, 3, H, W) to float64 (N, H, W), each superpixel's value on its pixels; as `len_map`.
 
-    `kwargs`: more words for `sampled_shapley`, such as `tolerance`."""
+def shap_map(
+    model,
+    target,
+    x,
+    samples: int = 256,
+    seed: int = 0,
+    cell=None,
+    inside: int = 6,
+    outside: int = 6,
+    fill: str = 'background',
+    batch_size: int = None,
+    **kwargs,
+):
+    """Sampled Shapley values as a signed map.
+
+    float images (N, 3, H, W) to float64 (N, H, W), each superpixel's value on its pixels; as `len_map`.
+
+    `kwargs`: more words for `sampled_shapley`, such as `tolerance`.
+    """
     game = superpixel_game(x, cell, inside, outside, fill, seed)
-    return paint(sampled_shapley(game, model, target, samples, seed=seed, batch_size=batch_size, **kwargs).values, game.players)
+    return paint(
+        sampled_shapley(game, model, target, samples, seed=seed, batch_size=batch_size, **kwargs).values,
+        game.players,
+    )
+
 
 def integrated_map(model, target, x, samples: int = 256, seed: int = 0, batch_size: int = None, **kwargs):
-    "The mean of `len_map` and `shap_map`, each with half of the `samples`: float64 (N, H, W); `kwargs`: of `superpixel_game`."
-    half = dict(samples=samples//2, seed=seed, batch_size=batch_size, **kwargs)
-    return (len_map(model, target, x, fresh=0, **half) + shap_map(model, target, x, **half))/2
+    """The mean of `len_map` and `shap_map`, each with half of the `samples`: float64 (N, H, W).
+
+    `kwargs`: of `superpixel_game`.
+    """
+    half = dict(samples=samples // 2, seed=seed, batch_size=batch_size, **kwargs)
+    return (len_map(model, target, x, fresh=0, **half) + shap_map(model, target, x, **half)) / 2

@@ -20,137 +20,236 @@ from skimage.morphology import isotropic_dilation, isotropic_erosion
 
 from .core import ParameterError, check_choice, dice, interval
 from .heatmaps import RecipeModel, model_device
-from .local_surrogate import FILLS, PARTS, Game, Players, all_coalitions, cell_parts, make_game, masked_images
+from blood_unet.local_surrogate import (
+    FILLS,
+    PARTS,
+    Game,
+    Players,
+    all_coalitions,
+    cell_parts,
+    make_game,
+    masked_images,
+)
 from .model import default_batch_size, evaluating
 from .preprocessing import finish_nucleus, make_masks, otsu3
 from .shapley import exact_shapley
 
 # %% ../nbs/08_teacher.ipynb #e20d421f
 def fixed_recipe(image):
-    """The recipe `preprocessing.nucleus` with the thresholds that it has on `image`, uint8 (H, W, 3): a function of uint8 images (N, H, W, 3) of that size, bool (N, H, W).
+    """The recipe `preprocessing.nucleus` with the thresholds that it has on `image`, uint8 (H, W, 3).
 
-    Its mask of `image` is the recipe's; a pixel of another picture is judged by colour alone, whatever else is in it."""
+    A function of uint8 images (N, H, W, 3) of that size, bool (N, H, W).
+
+    Its mask of `image` is the recipe's; a pixel of another picture is judged by colour alone, whatever else
+    is in it.
+    """
     white = np.percentile(image.astype(np.float32).reshape(-1, 3), 95, axis=0) + 1
-    sigma = .005*np.sqrt(image.shape[0]*image.shape[1])
+    sigma = 0.005 * np.sqrt(image.shape[0] * image.shape[1])
+
     def darkness(images):
-        balanced = ndi.gaussian_filter(np.clip(images.astype(np.float32)/white, 0, 1.1)*255, (0, sigma, sigma, 0))
-        return balanced[..., 1] - .5*balanced[..., 2]
+        balanced = ndi.gaussian_filter(
+            np.clip(images.astype(np.float32) / white, 0, 1.1) * 255, (0, sigma, sigma, 0)
+        )
+        return balanced[..., 1] - 0.5 * balanced[..., 2]
+
     own = darkness(image[None])
     low, high = own.min(), own.max()
-    level = lambda values: np.round((values - low)/(high - low + 1e-6)*255)
+
+    def level(values):
+        return np.round((values - low) / (high - low + 1e-6) * 255)
+
     threshold = otsu3(level(own)[0])[0]
     return lambda images: np.stack([finish_nucleus(dark) for dark in level(darkness(images)) < threshold])
 
 # %% ../nbs/08_teacher.ipynb #5c91bbb4
 def part_masks(images, nucleus: str = 'multiotsu'):
-    "Nucleus, cell and neighbours of uint8 images (N, H, W, 3) by recipes, bool (N, H, W) each; `nucleus`: a recipe other than the explained one."
+    """Nucleus, cell and neighbours of uint8 images (N, H, W, 3) by recipes, bool (N, H, W) each.
+
+    `nucleus`: a recipe other than the explained one.
+    """
     inner, cell, red = (make_masks(images, recipe) for recipe in (nucleus, 'cell', 'red'))
     return inner & cell, cell, red & ~cell
 
+
 def move_border(masks, pixels: int):
-    "Bool masks (N, H, W) grown by `pixels`, or shrunk where that is negative; the picture's border is no border of a mask."
-    if pixels == 0: return masks
+    """Bool masks (N, H, W) grown by `pixels`, or shrunk where that is negative.
+
+    The picture's border is no border of a mask.
+    """
+    if pixels == 0:
+        return masks
     change = isotropic_dilation if pixels > 0 else isotropic_erosion
     cut = abs(pixels)
     return np.stack([change(np.pad(mask, cut, mode='edge'), cut)[cut:-cut, cut:-cut] for mask in masks])
 
+
 def players_of(masks, pixels: int = 0) -> Players:
-    "The five parts (`PARTS`) of masks as `part_masks` gives them, all grown by `pixels` or shrunk; neighbours stay outside the cell."
+    """The five parts (`PARTS`) of masks as `part_masks` gives them, all grown by `pixels` or shrunk.
+
+    Neighbours stay outside the cell.
+    """
     nucleus, cell, neighbours = (move_border(mask, pixels) for mask in masks)
     return cell_parts(nucleus & cell, cell, neighbours & ~cell)
 
 # %% ../nbs/08_teacher.ipynb #5ecdf0ec
 COMPARED = ('nested flat', 'background flat', 'mean', 'nested', 'background')
-EMPTY, NUCLEUS_ONLY, ALL = 0, 3, 31              # rows of the 32 coalitions of `PARTS`
-LIMIT = .15
+EMPTY, NUCLEUS_ONLY, ALL = 0, 3, 31  # rows of the 32 coalitions of `PARTS`
+LIMIT = 0.15
+
 
 def parts_game(x, players: Players, fill: str = 'nested flat') -> Game:
-    "A `Game` of float images (N, 3, H, W) with a fill of `local_surrogate.FILLS`, or one of them followed by ' flat': each picture's own background in the place of another's."
+    """A `Game` of float images (N, 3, H, W) with a fill of `local_surrogate.FILLS`, or one of them followed
+    by ' flat': each picture's own background in the place of another's.
+    """
     check_choice(fill, (*COMPARED, *FILLS), 'fill')
-    return make_game(x, players, fill.removesuffix(' flat'), **(dict(donors=x, donor_players=players) if fill.endswith(' flat') else {}))
+    return make_game(
+        x,
+        players,
+        fill.removesuffix(' flat'),
+        **(dict(donors=x, donor_players=players) if fill.endswith(' flat') else {}),
+    )
+
 
 def one_of(game: Game, i: int) -> Game:
     "The game of image `i` alone."
-    cut = lambda field: None if field is None else field[i:i + 1]
-    return Game(cut(game.x), Players(cut(game.players.labels), game.players.names), *(cut(field) for field in game[2:]))
+
+    def cut(field):
+        return None if field is None else field[i : i + 1]
+
+    return Game(
+        cut(game.x),
+        Players(cut(game.players.labels), game.players.names),
+        *(cut(field) for field in game[2:]),
+    )
+
 
 def coalition_masks(game: Game, model, batch_size: int = None):
-    """The model's mask (channel 0) of every coalition of every image: bool (N, 2**n, H, W), coalitions in the order of `all_coalitions`.
+    """The model's mask (channel 0) of every coalition of every image.
 
-    `model`: one for all images, or a list with one an image. It takes N x 2**n forwards, and a byte for each pixel of each mask."""
-    if isinstance(model, (list, tuple)): return np.concatenate([coalition_masks(one_of(game, i), each, batch_size) for i, each in enumerate(model)])
+    bool (N, 2**n, H, W), coalitions in the order of `all_coalitions`.
+
+    `model`: one for all images, or a list with one an image. It takes N x 2**n forwards, and a byte for each
+    pixel of each mask.
+    """
+    if isinstance(model, (list, tuple)):
+        return np.concatenate(
+            [coalition_masks(one_of(game, i), each, batch_size) for i, each in enumerate(model)]
+        )
     coalitions, n = torch.from_numpy(all_coalitions(game.n)), len(game.x)
     home, found = model_device(model), []
     with evaluating(model):
-        for k in torch.arange(n*len(coalitions)).split(batch_size or default_batch_size(home)):
-            pictures = masked_images(game, coalitions[k % len(coalitions)], k//len(coalitions))
+        for k in torch.arange(n * len(coalitions)).split(batch_size or default_batch_size(home)):
+            pictures = masked_images(game, coalitions[k % len(coalitions)], k // len(coalitions))
             found.append((model(pictures.to(home)).mask_logits[:, 0] > 0).cpu().numpy())
     return np.concatenate(found).reshape(n, len(coalitions), *game.x.shape[2:])
 
+
 def mask_values(masks, region=None):
-    "Values of coalitions: Dice (equation 1) of each mask, bool (N, S, H, W), with `region` (N, H, W), by default the mask of the whole picture; float64 (N, S)."
+    """Values of coalitions: Dice (equation 1) of each mask, bool (N, S, H, W), with `region` (N, H, W), by
+    default the mask of the whole picture; float64 (N, S).
+    """
     return dice(masks, np.broadcast_to(masks[:, -1:] if region is None else region[:, None], masks.shape))
 
+
 def qualifies(values, limit: float = LIMIT) -> bool:
-    "Whether a fill can be used: the mean value of the empty coalition, first column of (N, S), is at most `limit`."
+    """Whether a fill can be used.
+
+    The mean value of the empty coalition, first column of (N, S), is at most `limit`.
+    """
     return bool(values[:, EMPTY].mean() <= limit)
 
 # %% ../nbs/08_teacher.ipynb #7bff6ff4
 CONTEXT = PARTS[2:]
 COLUMNS = [f'whole: {p}' for p in PARTS] + [f'context: {p}' for p in (*CONTEXT, 'everything')]
 
+
 def context_table(values):
-    "Of values (N, 32) of all coalitions of `PARTS` those with the whole nucleus: (N, 8), the coalitions of the three parts outside it."
-    if values.shape[-1] != 2**len(PARTS): raise ParameterError(f'values of shape {values.shape}', '(N, 32), one column a coalition of the five parts', 'play all_coalitions(5) of cell_parts')
+    """Of values (N, 32) of all coalitions of `PARTS` those with the whole nucleus.
+
+    (N, 8), the coalitions of the three parts outside it.
+    """
+    if values.shape[-1] != 2 ** len(PARTS):
+        raise ParameterError(
+            f'values of shape {values.shape}',
+            '(N, 32), one column a coalition of the five parts',
+            'play all_coalitions(5) of cell_parts',
+        )
     return values[:, NUCLEUS_ONLY::4]
 
-def effects(values) -> pd.DataFrame:
-    """Exact Shapley values of the whole and of the context game, from values (N, 32): one row an image, columns 'whole: PART', 'context: PART' and 'context: everything'.
 
-    Units are those of the values (Dice, 0 to 1). 'context: everything' is the last value minus that of the nucleus alone, the sum of the context's three."""
+def effects(values) -> pd.DataFrame:
+    """Exact Shapley values of the whole and of the context game, from values (N, 32).
+
+    One row an image, columns 'whole: PART', 'context: PART' and 'context: everything'.
+
+    Units are those of the values (Dice, 0 to 1). 'context: everything' is the last value minus that of the
+    nucleus alone, the sum of the context's three.
+    """
     inside = exact_shapley(context_table(values))
     table = np.concatenate([exact_shapley(values), inside, inside.sum(1, keepdims=True)], 1)
     return pd.DataFrame(table, columns=COLUMNS)
 
 # %% ../nbs/08_teacher.ipynb #0b5fe499
 def agreement(a, b) -> pd.DataFrame:
-    """How well values (N, n) of two models agree: one row an image, `same` (cosine), `other` (mean cosine with the other images' values), `rank` (Spearman), -1 to 1.
+    """How well values (N, n) of two models agree.
 
-    NaN where one model's values are all zero (`rank`: all equal): nothing is said there that could agree."""
+    One row an image, `same` (cosine), `other` (mean cosine with the other images' values), `rank` (Spearman),
+    -1 to 1.
+
+    NaN where one model's values are all zero (`rank`: all equal): nothing is said there that could agree.
+    """
     a, b = (np.asarray(v, np.float64) for v in (a, b))
-    if a.shape != b.shape or a.ndim != 2 or len(a) < 2: raise ParameterError(f'values of shape {a.shape} and {b.shape}', 'two of one shape (N, n), N of 2 or more', 'give the values of the same images')
+    if a.shape != b.shape or a.ndim != 2 or len(a) < 2:
+        raise ParameterError(
+            f'values of shape {a.shape} and {b.shape}',
+            'two of one shape (N, n), N of 2 or more',
+            'give the values of the same images',
+        )
+
     def unit(v):
         length = np.linalg.norm(v, axis=1, keepdims=True)
-        return np.where(length > 1e-9, v/np.maximum(length, 1e-9), np.nan)
+        return np.where(length > 1e-9, v / np.maximum(length, 1e-9), np.nan)
+
     cosine = unit(a) @ unit(b).T
     same, counted = np.diag(cosine).copy(), np.isfinite(cosine) & ~np.eye(len(a), dtype=bool)
-    other = np.where(counted, cosine, 0).sum(1)/np.maximum(counted.sum(1), 1)
+    other = np.where(counted, cosine, 0).sum(1) / np.maximum(counted.sum(1), 1)
     ranks = (rankdata(v, axis=1) for v in (a, b))
     rank = np.prod([unit(r - r.mean(1, keepdims=True)) for r in ranks], axis=0).sum(axis=1)
     return pd.DataFrame(dict(same=same, other=np.where(np.isnan(same), np.nan, other), rank=rank))
 
+
 def follows(teacher, pupil, row: int = NUCLEUS_ONLY):
-    "Dice of the pupil's mask with the teacher's of the same coalition, minus that with the teacher's of the whole picture: masks bool (N, S, H, W), float64 (N,) in [-1, 1]."
+    """Dice of the pupil's mask with the teacher's of the same coalition, minus that with the teacher's of the
+    whole picture: masks bool (N, S, H, W), float64 (N,) in [-1, 1].
+    """
     return dice(pupil[:, row], teacher[:, row]) - dice(pupil[:, row], teacher[:, -1])
 
 # %% ../nbs/08_teacher.ipynb #45434778
 def shifted(mask, taken):
     """A mask of equal area elsewhere: bool (H, W), where `taken` (H, W) is not; empty where there is no room.
 
-    The mask is shifted around the picture's borders to where it meets `taken` least; what still meets it is replaced by the free pixels nearest to the rest."""
-    if (~taken).sum() < mask.sum() or not mask.any(): return np.zeros_like(mask)
-    spectrum = np.conj(np.fft.rfft2(mask))*np.fft.rfft2(taken)
+    The mask is shifted around the picture's borders to where it meets `taken` least; what still meets it is
+    replaced by the free pixels nearest to the rest.
+    """
+    if (~taken).sum() < mask.sum() or not mask.any():
+        return np.zeros_like(mask)
+    spectrum = np.conj(np.fft.rfft2(mask)) * np.fft.rfft2(taken)
     shift = np.unravel_index(np.argmin(np.round(np.fft.irfft2(spectrum, mask.shape))), mask.shape)
     moved = np.roll(mask, shift, (0, 1))
     kept = moved & ~taken
     distance = np.where(taken | kept, np.inf, ndi.distance_transform_edt(~moved)).ravel()
-    kept.ravel()[np.argsort(distance, kind='stable')[:mask.sum() - kept.sum()]] = True
+    kept.ravel()[np.argsort(distance, kind='stable')[: mask.sum() - kept.sum()]] = True
     return kept
 
-def placebo_game(game: Game, part: str):
-    """The game with a part's placebo in the part's stead: `(game, there)`; the part itself is always shown, and `there`, bool (N,), says who has a placebo.
 
-    The placebo lies outside the cell, that of 'neighbouring cells' in the background. Raises `ParameterError` on a part without room for one."""
+def placebo_game(game: Game, part: str):
+    """The game with a part's placebo in the part's stead: `(game, there)`.
+
+    The part itself is always shown, and `there`, bool (N,), says who has a placebo.
+
+    The placebo lies outside the cell, that of 'neighbouring cells' in the background. Raises `ParameterError`
+    on a part without room for one.
+    """
     check_choice(part, PARTS[:-1], 'part with a placebo')
     k, labels = PARTS.index(part), game.players.labels.clone()
     mask, taken = (labels == k).numpy(), (labels <= max(k, 2)).numpy()
@@ -158,21 +257,37 @@ def placebo_game(game: Game, part: str):
     labels[torch.from_numpy(mask)] = -1
     labels[placebo] = k
     host = None if game.host is None else torch.where(game.host == k, -1, game.host)
-    return game._replace(players=Players(labels, game.players.names), host=host), placebo.flatten(1).any(1).numpy()
+    return (
+        game._replace(players=Players(labels, game.players.names), host=host),
+        placebo.flatten(1).any(1).numpy(),
+    )
 
 # %% ../nbs/08_teacher.ipynb #37415e3f
 class Claim(NamedTuple):
-    "`sign`: of the first variant, -1, 0 (its interval holds 0) or 1; `holds`: every variant has that sign; `rows`: mean, low, high and n of each; `against`: names of the variants that do not."
+    """`sign`: of the first variant, -1, 0 (its interval holds 0) or 1.
+
+    `holds`: every variant has that sign; `rows`: mean, low, high and n of each; `against`: names of the
+    variants that do not.
+    """
+
     sign: int
     holds: bool
     rows: dict
     against: list
 
-def claim(variants: dict, seed: int = 0) -> Claim:
-    """Whether the sign of a mean can be claimed: name -> values (n,), the first being the one that is reported.
 
-    A variant has a sign where its 95 % bootstrap interval leaves out 0. Raises `ParameterError` without variants."""
-    if not variants: raise ParameterError('no variants', 'at least one array of values', 'give the effects under each choice that was made')
+def claim(variants: dict, seed: int = 0) -> Claim:
+    """Whether the sign of a mean can be claimed.
+
+    Name -> values (n,), the first being the one that is reported.
+
+    A variant has a sign where its 95 % bootstrap interval leaves out 0. Raises `ParameterError` without
+    variants.
+    """
+    if not variants:
+        raise ParameterError(
+            'no variants', 'at least one array of values', 'give the effects under each choice that was made'
+        )
     rows = {name: interval(np.asarray(values), 4, seed=seed) for name, values in variants.items()}
     signs = {name: int(row['low'] > 0) - int(row['high'] < 0) for name, row in rows.items()}
     first = next(iter(signs.values()))
@@ -182,39 +297,104 @@ def claim(variants: dict, seed: int = 0) -> Claim:
 # %% ../nbs/08_teacher.ipynb #ab9e2281
 MODELS = ('teacher', 'thresholds held', 'pupil')
 
+
 def per_class(labels, each: int, seed: int = 0):
-    "Positions of `each` images of every class in `labels` (N,), or all of a smaller class, drawn at random and in order: int64."
+    """Positions of `each` images of every class in `labels` (N,), or all of a smaller class, drawn at random
+    and in order: int64.
+    """
     rng = np.random.default_rng(seed)
-    return np.sort(np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:each] for c in np.unique(labels)]))
+    return np.sort(
+        np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:each] for c in np.unique(labels)])
+    )
+
 
 def make_models(images, pupil) -> dict:
-    "The three of `MODELS` for uint8 images (N, H, W, 3): the recipe, the recipe with each image's thresholds held, and the network."
-    return dict(zip(MODELS, (RecipeModel(lambda x: make_masks(x, 'nucleus')), [RecipeModel(fixed_recipe(image)) for image in images], pupil)))
+    """The three of `MODELS` for uint8 images (N, H, W, 3).
+
+    The recipe, the recipe with each image's thresholds held, and the network.
+    """
+    return dict(
+        zip(
+            MODELS,
+            (
+                RecipeModel(lambda x: make_masks(x, 'nucleus')),
+                [RecipeModel(fixed_recipe(image)) for image in images],
+                pupil,
+            ),
+        )
+    )
+
 
 def compared(tables: dict) -> dict:
-    "Intervals of every column of `effects` tables, by model, and of the paired difference of pupil and teacher."
-    sides = {'pupil minus teacher': ('pupil', 'teacher'), 'teacher minus thresholds held': ('teacher', 'thresholds held')}
-    return {column: {model: interval(table[column], 4) for model, table in tables.items()}
-            | {name: interval(tables[a][column] - tables[b][column], 4) for name, (a, b) in sides.items()} for column in tables['teacher']}
+    """Intervals of every column of `effects` tables, by model, and of the paired difference of pupil and
+    teacher.
+    """
+    sides = {
+        'pupil minus teacher': ('pupil', 'teacher'),
+        'teacher minus thresholds held': ('teacher', 'thresholds held'),
+    }
+    return {
+        column: (
+            {model: interval(table[column], 4) for model, table in tables.items()}
+            | {name: interval(tables[a][column] - tables[b][column], 4) for name, (a, b) in sides.items()}
+        )
+        for column in tables['teacher']
+    }
+
 
 def agreed(a: pd.DataFrame, b: pd.DataFrame, which: str) -> dict:
-    "Intervals of `agreement` of the `which` ('whole' or 'context') columns of two `effects` tables, the median cosine, and the share of cells above .9."
+    """Intervals of `agreement` of the `which` ('whole' or 'context') columns of two `effects` tables, the
+    median cosine, and the share of cells above .9.
+    """
     columns = [c for c in a if c.startswith(which) and not c.endswith('everything')]
     found = agreement(a[columns], b[columns])
-    row = {name: interval(found[name].dropna(), 4) for name in found} | {'same minus other': interval((found.same - found.other).dropna(), 4)}
-    return row | dict(median=round(float(found.same.median()), 4), above=round(float((found.same.dropna() > .9).mean()), 4))
+    row = {name: interval(found[name].dropna(), 4) for name in found} | {
+        'same minus other': interval((found.same - found.other).dropna(), 4)
+    }
+    return row | dict(
+        median=round(float(found.same.median()), 4), above=round(float((found.same.dropna() > 0.9).mean()), 4)
+    )
+
 
 def summarise(masks: dict, region) -> dict:
-    """What is compared under one fill, JSON-ready: `masks`, by model of `MODELS`, from `coalition_masks` of the five parts; `region` (N, H, W), the nucleus by the parts' masks.
+    """What is compared under one fill, JSON-ready.
 
-    Dice units; every mean with n and a 95 % bootstrap interval over images. Images on which a model finds nothing untouched must be left out before."""
+    `masks`, by model of `MODELS`, from `coalition_masks` of the five parts; `region` (N, H, W), the nucleus
+    by the parts' masks.
+
+    Dice units; every mean with n and a 95 % bootstrap interval over images. Images on which a model finds
+    nothing untouched must be left out before.
+    """
     values = {model: mask_values(m) for model, m in masks.items()}
     tables = {model: effects(v) for model, v in values.items()}
-    shown = {name: {model: interval(dice(m[:, row], region), 4) for model, m in masks.items()} for name, row in (('whole picture', ALL), ('nucleus only', NUCLEUS_ONLY))}
-    return dict(n=len(region), empty={m: interval(v[:, EMPTY], 4) for m, v in values.items()}, qualifies={m: qualifies(v) for m, v in values.items()},
-                effects=compared(tables), same_region=compared({model: effects(mask_values(m, region)) for model, m in masks.items()}),
-                agreement={game: {other: agreed(tables[other], tables['pupil'], game) for other in MODELS[:2]} for game in ('whole', 'context')},
-                follows=interval(follows(masks['teacher'], masks['pupil']), 4), nucleus=shown,
-                both_masks={name: interval(dice(masks['pupil'][:, row], masks['teacher'][:, row]), 4) for name, row in (('whole picture', ALL), ('nucleus only', NUCLEUS_ONLY))},
-                cells={model: [round(float(v), 3) for v in table['context: everything']] for model, table in tables.items()}
-                      | dict(cosine=[round(float(v), 3) for v in agreement(tables['teacher'].iloc[:, :5], tables['pupil'].iloc[:, :5]).same.fillna(0)]))
+    shown = {
+        name: {model: interval(dice(m[:, row], region), 4) for model, m in masks.items()}
+        for name, row in (('whole picture', ALL), ('nucleus only', NUCLEUS_ONLY))
+    }
+    return dict(
+        n=len(region),
+        empty={m: interval(v[:, EMPTY], 4) for m, v in values.items()},
+        qualifies={m: qualifies(v) for m, v in values.items()},
+        effects=compared(tables),
+        same_region=compared({model: effects(mask_values(m, region)) for model, m in masks.items()}),
+        agreement={
+            game: {other: agreed(tables[other], tables['pupil'], game) for other in MODELS[:2]}
+            for game in ('whole', 'context')
+        },
+        follows=interval(follows(masks['teacher'], masks['pupil']), 4),
+        nucleus=shown,
+        both_masks={
+            name: interval(dice(masks['pupil'][:, row], masks['teacher'][:, row]), 4)
+            for name, row in (('whole picture', ALL), ('nucleus only', NUCLEUS_ONLY))
+        },
+        cells={
+            model: [round(float(v), 3) for v in table['context: everything']]
+            for model, table in tables.items()
+        }
+        | dict(
+            cosine=[
+                round(float(v), 3)
+                for v in agreement(tables['teacher'].iloc[:, :5], tables['pupil'].iloc[:, :5]).same.fillna(0)
+            ]
+        ),
+    )

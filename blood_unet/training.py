@@ -9,7 +9,10 @@ __all__ = ['dice_loss', 'total_loss', 'Training', 'learning_rate', 'one_hot', 'c
            'validation_row', 'keep']
 
 # %% ../nbs/04_training.ipynb #ef02483d
-import dataclasses, json, math, time
+import dataclasses
+import json
+import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,238 +23,437 @@ from lightning_fabric import Fabric
 from medmnist.evaluator import getACC, getAUC
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
-from .core import CheckpointError, DataError, DivergenceError, ParameterError, atomic_path, dice, sha256_arrays, sweep_partial, writable_folder
+from blood_unet.core import (
+    CheckpointError,
+    DataError,
+    DivergenceError,
+    ParameterError,
+    atomic_path,
+    dice,
+    sha256_arrays,
+    sweep_partial,
+    writable_folder,
+)
 from .data import CLASSES, Cells
-from .model import BloodUNet, MASKS, Output, pick_device, predict, save_checkpoint
-from .preprocessing import Regions, apply_augmentation, draw_augmentation, draw_regions, to_tensor, to_uint8
+from .model import BloodUNet, Output, pick_device, predict, save_checkpoint
+from blood_unet.preprocessing import (
+    Regions,
+    apply_augmentation,
+    draw_augmentation,
+    draw_regions,
+    to_tensor,
+    to_uint8,
+)
 
 # %% ../nbs/04_training.ipynb #afc3c236
-def dice_loss(logits, masks, smooth: float = 1.):
+def dice_loss(logits, masks, smooth: float = 1.0):
     """One minus soft Dice, per image and mask (equation 1 and section 2.2.2 of the paper).
 
-    `logits`: float `(N, M, H, W)`, before the sigmoid; `masks`: same shape, 0 or 1; `smooth`: pixels of agreement added.
-    Returns `(N, M)` in [0, 1]. Raises `ParameterError` on shapes that differ.
+    `logits`: float `(N, M, H, W)`, before the sigmoid; `masks`: same shape, 0 or 1; `smooth`: pixels of
+    agreement added. Returns `(N, M)` in [0, 1]. Raises `ParameterError` on shapes that differ.
     """
     if logits.shape != masks.shape:
-        raise ParameterError(f'logits {tuple(logits.shape)} and masks {tuple(masks.shape)}', 'one shape', 'stack the masks as the network does: nucleus, cell')
+        raise ParameterError(
+            f'logits {tuple(logits.shape)} and masks {tuple(masks.shape)}',
+            'one shape',
+            'stack the masks as the network does: nucleus, cell',
+        )
     p = logits.float().sigmoid()
-    both, total = (p*masks).sum((2, 3)), p.sum((2, 3)) + masks.sum((2, 3))
-    return 1 - (2*both + smooth)/(total + smooth)
+    both, total = (p * masks).sum((2, 3)), p.sum((2, 3)) + masks.sum((2, 3))
+    return 1 - (2 * both + smooth) / (total + smooth)
 
-def total_loss(output, masks, targets, class_weight: float = 1., smoothing: float = 0., weights=None):
+
+def total_loss(output, masks, targets, class_weight: float = 1.0, smoothing: float = 0.0, weights=None):
     """`(loss, Dice loss, class loss)`, scalars: Dice loss plus `class_weight` times cross-entropy.
 
-    `masks`: `(N, 2, H, W)`; `targets`: class probabilities `(N, n_classes)`, a row of zeros where the class is unknown;
-    `smoothing`: label smoothing in [0, 1); `weights`: `(N,)`, how much each image's class counts.
+    `masks`: `(N, 2, H, W)`; `targets`: class probabilities `(N, n_classes)`, a row of zeros where the class
+    is unknown; `smoothing`: label smoothing in [0, 1); `weights`: `(N,)`, how much each image's class counts.
     """
     mask_loss = dice_loss(output.mask_logits, masks).mean()
-    smooth = (1 - smoothing)*targets + smoothing/targets.shape[1]*targets.sum(1, keepdim=True)
-    each = -(smooth*output.class_logits.float().log_softmax(1)).sum(1)
-    class_loss = each.mean() if weights is None else (weights*each).mean()
-    return mask_loss + class_weight*class_loss, mask_loss, class_loss
+    smooth = (1 - smoothing) * targets + smoothing / targets.shape[1] * targets.sum(1, keepdim=True)
+    each = -(smooth * output.class_logits.float().log_softmax(1)).sum(1)
+    class_loss = each.mean() if weights is None else (weights * each).mean()
+    return mask_loss + class_weight * class_loss, mask_loss, class_loss
 
 # %% ../nbs/04_training.ipynb #6514b614
 @dataclasses.dataclass(frozen=True)
 class Training:
     """Settings of a run (section 2.3 of the paper; where it gives no number, ours).
 
-    `epochs`, `batch_size`, `learning_rate` (peak, Adam), `weight_decay` (decoupled), `clip` (largest gradient norm),
-    `warmup` (share of the steps), `class_weight` and `smoothing` of the cross-entropy, `average` (decay of the weights'
-    moving average, which is what is validated and kept), `balanced` (draw the classes equally often), `seed`.
-    Augmentation: each image gets a mild or, with probability `strong`, a strong dose of turning, scaling and colour; a
-    strongly changed image counts `strong_class_weight` in the class loss, since colour is evidence for the class. `regions`: share of
-    the images whose nucleus, cytoplasm and surroundings get colours of their own (`recolour_regions`), and count as strongly changed.
+    `epochs`, `batch_size`, `learning_rate` (peak, Adam), `weight_decay` (decoupled), `clip` (largest gradient
+    norm), `warmup` (share of the steps), `class_weight` and `smoothing` of the cross-entropy, `average`
+    (decay of the weights' moving average, which is what is validated and kept), `balanced` (draw the classes
+    equally often), `seed`. Augmentation: each image gets a mild or, with probability `strong`, a strong dose
+    of turning, scaling and colour; a strongly changed image counts `strong_class_weight` in the class loss,
+    since colour is evidence for the class. `regions`: share of the images whose nucleus, cytoplasm and
+    surroundings get colours of their own (`recolour_regions`), and count as strongly changed.
     """
+
     epochs: int = 10
     batch_size: int = 64
     learning_rate: float = 2e-3
-    weight_decay: float = .02
-    clip: float = 1.
-    warmup: float = .1
-    class_weight: float = 1.
-    smoothing: float = .05
-    average: float = .998
+    weight_decay: float = 0.02
+    clip: float = 1.0
+    warmup: float = 0.1
+    class_weight: float = 1.0
+    smoothing: float = 0.05
+    average: float = 0.998
     balanced: bool = False
     seed: int = 0
-    turn: float = .5
-    shift: float = .06
-    scale: float = .1
-    colour: float = .15
-    noise: float = .02
-    strong: float = .4
-    strong_scale: float = .5
-    strong_colour: float = 1.
-    strong_class_weight: float = .3
-    regions: float = 0.
+    turn: float = 0.5
+    shift: float = 0.06
+    scale: float = 0.1
+    colour: float = 0.15
+    noise: float = 0.02
+    strong: float = 0.4
+    strong_scale: float = 0.5
+    strong_colour: float = 1.0
+    strong_class_weight: float = 0.3
+    regions: float = 0.0
 
     def __post_init__(self):
         for name in ('epochs', 'batch_size', 'seed'):
-            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), (int, np.integer)): raise ParameterError(f'{name}={getattr(self, name)!r}', 'a whole number', 'change it')
+            if isinstance(getattr(self, name), bool) or not isinstance(
+                getattr(self, name), (int, np.integer)
+            ):
+                raise ParameterError(f'{name}={getattr(self, name)!r}', 'a whole number', 'change it')
         for name, value in vars(self).items():
-            if name != 'balanced' and not (isinstance(value, (int, float, np.number)) and 0 <= value < math.inf): raise ParameterError(f'{name}={value!r}', 'a finite number, 0 or more', 'change it')
+            if name != 'balanced' and not (
+                isinstance(value, (int, float, np.number)) and 0 <= value < math.inf
+            ):
+                raise ParameterError(f'{name}={value!r}', 'a finite number, 0 or more', 'change it')
         for name in ('epochs', 'batch_size', 'learning_rate', 'clip'):
-            if getattr(self, name) <= 0: raise ParameterError(f'{name}={getattr(self, name)}', 'a number above 0', 'raise it')
-        for name in ('strong', 'turn', 'smoothing', 'average', 'warmup', 'regions', 'scale', 'shift', 'strong_scale'):
-            if not 0 <= getattr(self, name) <= 1: raise ParameterError(f'{name}={getattr(self, name)}', 'a share between 0 and 1', 'change it')
+            if getattr(self, name) <= 0:
+                raise ParameterError(f'{name}={getattr(self, name)}', 'a number above 0', 'raise it')
+        for name in (
+            'strong',
+            'turn',
+            'smoothing',
+            'average',
+            'warmup',
+            'regions',
+            'scale',
+            'shift',
+            'strong_scale',
+        ):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ParameterError(f'{name}={getattr(self, name)}', 'a share between 0 and 1', 'change it')
 
 # %% ../nbs/04_training.ipynb #e0ee2411
 def learning_rate(step: int, steps: int, settings: Training) -> float:
-    "Learning rate of step `step` of `steps`: linear warm-up, then a cosine down to 0 (Loshchilov and Hutter 2017)."
-    rise = max(1, round(settings.warmup*steps))
-    if step < rise: return settings.learning_rate*(step + 1)/rise
-    return settings.learning_rate*.5*(1 + math.cos(math.pi*(step - rise)/max(1, steps - rise)))
+    """Learning rate of step `step` of `steps`.
+
+    Linear warm-up, then a cosine down to 0 (Loshchilov and Hutter 2017).
+    """
+    rise = max(1, round(settings.warmup * steps))
+    if step < rise:
+        return settings.learning_rate * (step + 1) / rise
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 # %% ../nbs/04_training.ipynb #c8d721c2
 def one_hot(labels, n_images: int, n_classes: int = 8):
     "float32 class targets `(N, n_classes)`; a label of None or below 0 gives a row of zeros: class unknown."
     labels = torch.full((n_images,), -1) if labels is None else torch.as_tensor(np.asarray(labels)).long()
-    return F.one_hot(labels.clamp(min=0), n_classes).float()*(labels >= 0)[:, None]
+    return F.one_hot(labels.clamp(min=0), n_classes).float() * (labels >= 0)[:, None]
+
 
 def check_classes(labels, n_classes: int) -> int:
     "`n_classes`, if every label is below it; raises `DataError` otherwise."
     largest = -1 if labels is None or not len(labels) else int(np.max(labels))
-    if largest >= n_classes: raise DataError(f'label {largest}', f'labels below {n_classes}, the classes of the network', f'build it with n_classes={largest + 1}')
+    if largest >= n_classes:
+        raise DataError(
+            f'label {largest}',
+            f'labels below {n_classes}, the classes of the network',
+            f'build it with n_classes={largest + 1}',
+        )
     return n_classes
 
-def training_tensors(cells: Cells, targets=None, n_classes: int = 8):
-    """`(images uint8 (N, 3, H, W), masks bool (N, 2, H, W), targets float32 (N, n_classes))` of cells of one size with masks.
 
-    `targets`: soft class probabilities instead of the labels. Raises `DataError` where masks are missing, sizes differ, or a class has no place in the network.
+def training_tensors(cells: Cells, targets=None, n_classes: int = 8):
+    """`(images uint8 (N, 3, H, W), masks bool (N, 2, H, W), targets float32 (N, n_classes))` of cells of one
+    size with masks.
+
+    `targets`: soft class probabilities instead of the labels. Raises `DataError` where masks are missing,
+    sizes differ, or a class has no place in the network.
     """
-    if not len(cells): raise DataError('no cells', 'at least one', 'choose another split or a higher limit')
-    if cells.nucleus is None or cells.cell is None: raise DataError('cells without masks', 'a nucleus and a cell mask each', 'label them with preprocessing.make_masks')
-    if isinstance(cells.images, list): raise DataError('images of several sizes', 'an array (N, H, W, 3)', 'bring them to one: training.resize_cells')
+    if not len(cells):
+        raise DataError('no cells', 'at least one', 'choose another split or a higher limit')
+    if cells.nucleus is None or cells.cell is None:
+        raise DataError(
+            'cells without masks',
+            'a nucleus and a cell mask each',
+            'label them with preprocessing.make_masks',
+        )
+    if isinstance(cells.images, list):
+        raise DataError(
+            'images of several sizes', 'an array (N, H, W, 3)', 'bring them to one: training.resize_cells'
+        )
     images = torch.from_numpy(np.ascontiguousarray(cells.images.transpose(0, 3, 1, 2)))
     masks = torch.from_numpy(np.stack([cells.nucleus, cells.cell], 1))
-    targets = one_hot(cells.labels, len(cells), check_classes(cells.labels, n_classes)) if targets is None else torch.as_tensor(targets).float()
-    if tuple(targets.shape) != (len(cells), n_classes): raise DataError(f'targets of shape {tuple(targets.shape)}', f'{(len(cells), n_classes)}', 'give one row a cell and one column a class of the network')
+    targets = (
+        one_hot(cells.labels, len(cells), check_classes(cells.labels, n_classes))
+        if targets is None
+        else torch.as_tensor(targets).float()
+    )
+    if tuple(targets.shape) != (len(cells), n_classes):
+        raise DataError(
+            f'targets of shape {tuple(targets.shape)}',
+            f'{(len(cells), n_classes)}',
+            'give one row a cell and one column a class of the network',
+        )
     return images, masks, targets
 
+
 def augment_batch(images, masks, settings: Training, generator):
-    "Augment uint8 images and bool masks as `settings` say; `(images, masks, class weights (N,))`, float, on the images' device."
+    """Augment uint8 images and bool masks as `settings` say.
+
+    `(images, masks, class weights (N,))`, float, on the images' device.
+    """
     n = len(images)
     strong = (torch.rand(n, generator=generator) < settings.strong).float()
-    mix = lambda mild, hard: mild + strong*(hard - mild)
-    numbers = draw_augmentation(n, generator, turn=mix(settings.turn, 1.), scale=mix(settings.scale, settings.strong_scale),
-                                shift=settings.shift, colour=mix(settings.colour, settings.strong_colour), noise=settings.noise)
+
+    def mix(mild, hard):
+        return mild + strong * (hard - mild)
+
+    numbers = draw_augmentation(
+        n,
+        generator,
+        turn=mix(settings.turn, 1.0),
+        scale=mix(settings.scale, settings.strong_scale),
+        shift=settings.shift,
+        colour=mix(settings.colour, settings.strong_colour),
+        noise=settings.noise,
+    )
     noise = torch.randn(images.shape, generator=generator).to(images.device) if settings.noise else None
     regions = draw_regions(n, generator, settings.regions) if settings.regions else None
-    if regions is not None: strong = torch.maximum(strong, regions.changed)
-    x, m = apply_augmentation(images.float()/255, masks.float(), numbers.to(images.device), noise, regions and Regions(*(t.to(images.device) for t in regions)))
-    return x, m, mix(1., settings.strong_class_weight).to(images.device)
+    if regions is not None:
+        strong = torch.maximum(strong, regions.changed)
+    x, m = apply_augmentation(
+        images.float() / 255,
+        masks.float(),
+        numbers.to(images.device),
+        noise,
+        regions and Regions(*(t.to(images.device) for t in regions)),
+    )
+    return x, m, mix(1.0, settings.strong_class_weight).to(images.device)
 
 # %% ../nbs/04_training.ipynb #449c0838
 def resize_cells(cells: Cells, size: int) -> Cells:
-    "The same cells at `size` x `size` pixels: uint8 images by antialiased bilinear resampling, bool masks by area."
+    """The same cells at `size` x `size` pixels.
+
+    uint8 images by antialiased bilinear resampling, bool masks by area.
+    """
+
     def square(array, mode):
         height, width = array.shape[:2]
         side = max(height, width)
-        top, left = (side - height)//2, (side - width)//2
-        return np.pad(array, [(top, side - height - top), (left, side - width - left)] + [(0, 0)]*(array.ndim - 2), mode=mode)
+        top, left = (side - height) // 2, (side - width) // 2
+        return np.pad(
+            array,
+            [(top, side - height - top), (left, side - width - left)] + [(0, 0)] * (array.ndim - 2),
+            mode=mode,
+        )
+
     def image(array):
-        x = F.interpolate(to_tensor(square(array, 'edge')[None]), (size, size), mode='bilinear', antialias=True, align_corners=False)
+        x = F.interpolate(
+            to_tensor(square(array, 'edge')[None]),
+            (size, size),
+            mode='bilinear',
+            antialias=True,
+            align_corners=False,
+        )
         return to_uint8(x)[0]
+
     def mask(array):
         x = torch.from_numpy(square(array, 'constant'))[None, None].float()
-        return (F.interpolate(x, (size, size), mode='bilinear', antialias=True, align_corners=False)[0, 0] >= .5).numpy()
-    masks = {k: np.stack([mask(m) for m in getattr(cells, k)]) for k in ('nucleus', 'cell', 'red') if getattr(cells, k) is not None}
+        return (
+            F.interpolate(x, (size, size), mode='bilinear', antialias=True, align_corners=False)[0, 0] >= 0.5
+        ).numpy()
+
+    masks = {
+        k: np.stack([mask(m) for m in getattr(cells, k)])
+        for k in ('nucleus', 'cell', 'red')
+        if getattr(cells, k) is not None
+    }
     return dataclasses.replace(cells, images=np.stack([image(i) for i in cells.images]), **masks)
 
 # %% ../nbs/04_training.ipynb #a25e2c47
 def evaluate(model, cells: Cells, **kwargs) -> pd.DataFrame:
-    """One row an image: `nucleus_dice`, `cell_dice` (float64, NaN where there is no mask to compare with), `label`, `predicted`
-    (class indices, -1 unknown) and a `p_` column a class. `kwargs` go to `predict`. Dice: equation 1 of the paper."""
+    """One row an image: `nucleus_dice`, `cell_dice` (float64, NaN where there is no mask to compare with),
+    `label`, `predicted` (class indices, -1 unknown) and a `p_` column a class. `kwargs` go to `predict`.
+    Dice: equation 1 of the paper.
+    """
     result = predict(model, cells.images, **kwargs)
-    score = lambda found, truth: [np.nan]*len(cells) if truth is None else [float(dice(a, b)) for a, b in zip(found, truth)]
-    table = pd.DataFrame({'nucleus_dice': score(result.nucleus, cells.nucleus), 'cell_dice': score(result.cell, cells.cell)})
+
+    def score(found, truth):
+        return [np.nan] * len(cells) if truth is None else [float(dice(a, b)) for a, b in zip(found, truth)]
+
+    table = pd.DataFrame(
+        {'nucleus_dice': score(result.nucleus, cells.nucleus), 'cell_dice': score(result.cell, cells.cell)}
+    )
     table['label'] = -1 if cells.labels is None else np.asarray(cells.labels)
     table['predicted'] = result.class_probability.argmax(1)
-    for i, p in enumerate(result.class_probability.T): table[f'p_{i}'] = p
+    for i, p in enumerate(result.class_probability.T):
+        table[f'p_{i}'] = p
     return table
+
 
 def class_scores(table: pd.DataFrame) -> dict:
     "Accuracy and macro one-against-rest AUROC of an `evaluate` table, by MedMNIST's own functions."
     p = table.filter(regex=r'^p_\d+$').to_numpy()
-    return dict(accuracy=float(getACC(table.label.to_numpy(), p, 'multi-class')), auroc=float(getAUC(table.label.to_numpy(), p, 'multi-class')))
+    return dict(
+        accuracy=float(getACC(table.label.to_numpy(), p, 'multi-class')),
+        auroc=float(getAUC(table.label.to_numpy(), p, 'multi-class')),
+    )
 
 # %% ../nbs/04_training.ipynb #79617d9c
 def pack_state(model, average, optimizer) -> dict:
     "All tensors of a run as one flat dictionary."
-    state = {f'model.{k}': t for k, t in model.state_dict().items()} | {f'average.{k}': t for k, t in average.state_dict().items()}
-    for i, moments in optimizer.state_dict()['state'].items(): state |= {f'adam.{i}.{k}': t for k, t in moments.items()}
+    state = {f'model.{k}': t for k, t in model.state_dict().items()} | {
+        f'average.{k}': t for k, t in average.state_dict().items()
+    }
+    for i, moments in optimizer.state_dict()['state'].items():
+        state |= {f'adam.{i}.{k}': t for k, t in moments.items()}
     return {k: t.detach().cpu().clone().contiguous() for k, t in state.items()}
+
 
 def unpack_state(tensors: dict, model, average, optimizer):
     "Put what `pack_state` gave back in place, strictly."
-    part = lambda prefix: {k[len(prefix):]: t for k, t in tensors.items() if k.startswith(prefix)}
-    model.load_state_dict(part('model.')); average.load_state_dict(part('average.'))
+
+    def part(prefix):
+        return {k[len(prefix) :]: t for k, t in tensors.items() if k.startswith(prefix)}
+
+    model.load_state_dict(part('model.'))
+    average.load_state_dict(part('average.'))
     moments = {}
-    for k, t in part('adam.').items(): moments.setdefault(int(k.split('.')[0]), {})[k.split('.')[1]] = t
+    for k, t in part('adam.').items():
+        moments.setdefault(int(k.split('.')[0]), {})[k.split('.')[1]] = t
     optimizer.load_state_dict(dict(state=moments, param_groups=optimizer.state_dict()['param_groups']))
 
+
 def run_identity(model, train: Cells, val: Cells, settings: Training, targets=None) -> dict:
-    "What must be the same for a run to go on to the same bits: settings, network, start, data, torch's version and threads."
-    digest = lambda cells: None if cells is None else sha256_arrays(cells.images, cells.nucleus, cells.cell, cells.labels)
-    return dict(settings=dataclasses.asdict(settings), model=json.loads(json.dumps(model.config)),
-                start=sha256_arrays(*(t.detach().cpu().numpy() for t in model.state_dict().values())),
-                train=digest(train), val=digest(val), targets=None if targets is None else sha256_arrays(np.asarray(targets)),
-                torch=torch.__version__, threads=torch.get_num_threads())
+    """What must be the same for a run to go on to the same bits.
+
+    Settings, network, start, data, torch's version and threads.
+    """
+
+    def digest(cells):
+        return None if cells is None else sha256_arrays(cells.images, cells.nucleus, cells.cell, cells.labels)
+
+    return dict(
+        settings=dataclasses.asdict(settings),
+        model=json.loads(json.dumps(model.config)),
+        start=sha256_arrays(*(t.detach().cpu().numpy() for t in model.state_dict().values())),
+        train=digest(train),
+        val=digest(val),
+        targets=None if targets is None else sha256_arrays(np.asarray(targets)),
+        torch=torch.__version__,
+        threads=torch.get_num_threads(),
+    )
+
 
 def save_state(path, tensors: dict, identity: dict, history: list):
     "Write the state of a run to one safetensors file, atomically."
-    with atomic_path(path) as temporary: save_file(tensors, temporary, metadata=dict(identity=json.dumps(identity), history=json.dumps(history)))
+    with atomic_path(path) as temporary:
+        save_file(
+            tensors, temporary, metadata=dict(identity=json.dumps(identity), history=json.dumps(history))
+        )
+
 
 def load_state(path, identity: dict):
-    "`(tensors, history)` of a state file; raises `CheckpointError` if it cannot be read or belongs to another run, naming what differs."
+    """`(tensors, history)` of a state file.
+
+    Raises `CheckpointError` if it cannot be read or belongs to another run, naming what differs.
+    """
     try:
         with safe_open(path, 'pt') as f:
             notes, tensors = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
         saved, history = json.loads(notes['identity']), json.loads(notes['history'])
-    except Exception as error: raise CheckpointError(f'{path}, which cannot be read ({error!r})', 'the state of a run', 'remove it to start again') from error
+    except Exception as error:
+        raise CheckpointError(
+            f'{path}, which cannot be read ({error!r})', 'the state of a run', 'remove it to start again'
+        ) from error
     differs = [k for k in identity if saved.get(k) != identity[k]]
-    if differs: raise CheckpointError(f'{path} of another run ({", ".join(differs)} differ)', 'a run with these settings and data', 'choose another folder, or resume=False to start again')
+    if differs:
+        raise CheckpointError(
+            f'{path} of another run ({", ".join(differs)} differ)',
+            'a run with these settings and data',
+            'choose another folder, or resume=False to start again',
+        )
     return tensors, history
 
 # %% ../nbs/04_training.ipynb #87797490
 def make_fabric(device: str = 'auto', devices: int = 1) -> Fabric:
     "A `Fabric` on `devices` processes; bfloat16 mixed precision on CUDA, float32 elsewhere."
     kind = pick_device(device).type
-    fabric = Fabric(accelerator=kind, devices=devices, precision='bf16-mixed' if kind == 'cuda' else '32-true',
-                    strategy='ddp' if devices > 1 else 'auto')
+    fabric = Fabric(
+        accelerator=kind,
+        devices=devices,
+        precision='bf16-mixed' if kind == 'cuda' else '32-true',
+        strategy='ddp' if devices > 1 else 'auto',
+    )
     fabric.launch()
     return fabric
 
+
 def epoch_order(n: int, settings: Training, labels, generator):
-    "Indices of one epoch's images, in batches: shuffled, or with `balanced` drawn so that every class comes equally often."
-    if settings.balanced and not (labels.sum(1) > 0).all(): raise DataError('cells of unknown class', 'a class for every cell', 'say balanced=False')
-    if not settings.balanced: order = torch.randperm(n, generator=generator)
+    """Indices of one epoch's images, in batches.
+
+    Shuffled, or with `balanced` drawn so that every class comes equally often.
+    """
+    if settings.balanced and not (labels.sum(1) > 0).all():
+        raise DataError('cells of unknown class', 'a class for every cell', 'say balanced=False')
+    if not settings.balanced:
+        order = torch.randperm(n, generator=generator)
     else:
         counts = torch.bincount(labels.argmax(1), minlength=labels.shape[1])
-        order = torch.multinomial(1./counts[labels.argmax(1)].double(), n, replacement=True, generator=generator)
+        order = torch.multinomial(
+            1.0 / counts[labels.argmax(1)].double(), n, replacement=True, generator=generator
+        )
     return order.split(settings.batch_size)
 
-def check_loss(loss: float, norm: float, epoch: int, step: int, settings: Training, ceiling: float = 100.):
-    "Raise `DivergenceError` where a loss or a gradient is not a number, or the loss above `ceiling` (Dice and cross-entropy start below 4)."
-    if math.isfinite(loss) and math.isfinite(norm) and loss < ceiling: return
-    raise DivergenceError(f'a loss of {loss:.4g} and a gradient norm of {norm:.4g} in epoch {epoch}, step {step}',
-                          f'finite numbers and a loss below {ceiling:g}', f'lower the learning rate (now {settings.learning_rate:g}), or look for broken images')
 
-def train_epoch(fabric, model, average, optimizer, data, settings: Training, epoch: int, progress: bool = True) -> dict:
+def check_loss(loss: float, norm: float, epoch: int, step: int, settings: Training, ceiling: float = 100.0):
+    """Raise `DivergenceError` where a loss or a gradient is not a number, or the loss above `ceiling` (Dice
+    and cross-entropy start below 4).
+    """
+    if math.isfinite(loss) and math.isfinite(norm) and loss < ceiling:
+        return
+    raise DivergenceError(
+        f'a loss of {loss:.4g} and a gradient norm of {norm:.4g} in epoch {epoch}, step {step}',
+        f'finite numbers and a loss below {ceiling:g}',
+        f'lower the learning rate (now {settings.learning_rate:g}), or look for broken images',
+    )
+
+
+def train_epoch(
+    fabric, model, average, optimizer, data, settings: Training, epoch: int, progress: bool = True
+) -> dict:
     "One pass over the data; the means of loss, its parts and the gradient norm."
     images, masks, targets = data
-    generator = torch.Generator().manual_seed(1_000_003*settings.seed + epoch)
-    torch.manual_seed(1_000_003*settings.seed + epoch)                       # dropout
-    order = [b for b in epoch_order(len(images), settings, targets.cpu(), generator) if len(b) >= 2*fabric.world_size]   # batch normalisation needs two
-    if not order: raise DataError(f'{len(images)} cells in batches of {settings.batch_size}', f'batches of {2*fabric.world_size} or more, for batch normalisation', 'raise batch_size, or bring more cells')
-    model.train(); sums = np.zeros(4)
+    generator = torch.Generator().manual_seed(1_000_003 * settings.seed + epoch)
+    torch.manual_seed(1_000_003 * settings.seed + epoch)  # dropout
+    order = [
+        b
+        for b in epoch_order(len(images), settings, targets.cpu(), generator)
+        if len(b) >= 2 * fabric.world_size
+    ]  # batch normalisation needs two
+    if not order:
+        raise DataError(
+            f'{len(images)} cells in batches of {settings.batch_size}',
+            f'batches of {2 * fabric.world_size} or more, for batch normalisation',
+            'raise batch_size, or bring more cells',
+        )
+    model.train()
+    sums = np.zeros(4)
     bar = tqdm(order, desc=f'epoch {epoch + 1}/{settings.epochs}', leave=False, disable=not progress)
     for i, batch in enumerate(bar):
-        for group in optimizer.param_groups: group['lr'] = learning_rate(epoch*len(order) + i, settings.epochs*len(order), settings)
-        batch = batch[fabric.global_rank::fabric.world_size].to(images.device)
+        for group in optimizer.param_groups:
+            group['lr'] = learning_rate(epoch * len(order) + i, settings.epochs * len(order), settings)
+        batch = batch[fabric.global_rank :: fabric.world_size].to(images.device)
         x, m, weights = augment_batch(images[batch], masks[batch], settings, generator)
         output = Output(*model(x.contiguous(memory_format=torch.channels_last)))
         losses = total_loss(output, m, targets[batch], settings.class_weight, settings.smoothing, weights)
@@ -263,57 +465,104 @@ def train_epoch(fabric, model, average, optimizer, data, settings: Training, epo
         optimizer.step()
         average.update_parameters(model)
         sums += numbers
-        bar.set_postfix(loss=f'{sums[0]/(i + 1):.3f}')
+        bar.set_postfix(loss=f'{sums[0] / (i + 1):.3f}')
     size = max(float(p.detach().abs().max()) for p in model.parameters())
-    if not size < 1e6: raise DivergenceError(f'a weight of {size:.4g} after epoch {epoch}', 'finite weights below 1e6', f'lower the learning rate (now {settings.learning_rate:g})')
+    if not size < 1e6:
+        raise DivergenceError(
+            f'a weight of {size:.4g} after epoch {epoch}',
+            'finite weights below 1e6',
+            f'lower the learning rate (now {settings.learning_rate:g})',
+        )
     names = ('loss', 'dice_loss', 'class_loss', 'gradient_norm')
-    return dict(zip(names, sums/len(order))) | dict(learning_rate=optimizer.param_groups[0]['lr'])
+    return dict(zip(names, sums / len(order))) | dict(learning_rate=optimizer.param_groups[0]['lr'])
 
-def fit(model: BloodUNet, train: Cells, val: Cells = None, settings: Training = Training(), folder=None, targets=None,
-        device: str = 'auto', devices: int = 1, resume: bool = True, progress: bool = True) -> pd.DataFrame:
-    """Train `model` in place (paper, sections 2.2.2 and 2.3); one row an epoch: losses, gradient norm, rate, validation.
 
-    `train`, `val`: cells of one size with masks; classes may be unknown; `targets`: soft class probabilities (N, n_classes) instead of
-    labels. The model ends as the moving average of its weights. With `folder`, the state goes to `last.safetensors` after every
-    epoch, and the best network by validation (mean of both Dice and accuracy) to `best/`; a run that finds its own state there
-    goes on from it and ends in the same bits; `resume=False` starts again. Raises `DataError`, `DivergenceError`, `CheckpointError`, and `ParameterError` where `folder` cannot be written.
+def fit(
+    model: BloodUNet,
+    train: Cells,
+    val: Cells = None,
+    settings: Training = Training(),
+    folder=None,
+    targets=None,
+    device: str = 'auto',
+    devices: int = 1,
+    resume: bool = True,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train `model` in place (paper, sections 2.2.2 and 2.3).
+
+    One row an epoch: losses, gradient norm, rate, validation.
+
+    `train`, `val`: cells of one size with masks; classes may be unknown; `targets`: soft class probabilities
+    (N, n_classes) instead of labels. The model ends as the moving average of its weights. With `folder`, the
+    state goes to `last.safetensors` after every epoch, and the best network by validation (mean of both Dice
+    and accuracy) to `best/`; a run that finds its own state there goes on from it and ends in the same bits;
+    `resume=False` starts again. Raises `DataError`, `DivergenceError`, `CheckpointError`, and
+    `ParameterError` where `folder` cannot be written.
     """
     fabric = make_fabric(device, devices)
     identity = run_identity(model, train, val, settings, targets)
     data = [fabric.to_device(t) for t in training_tensors(train, targets, model.config['n_classes'])]
     model.to(fabric.device, memory_format=torch.channels_last)
-    average = AveragedModel(model, use_buffers=True, avg_fn=lambda old, new, n: old + (new - old)*(1 - min(settings.average, (1 + float(n))/(10 + float(n)))))
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, decoupled_weight_decay=True)
+    average = AveragedModel(
+        model,
+        use_buffers=True,
+        avg_fn=lambda old, new, n: (
+            old + (new - old) * (1 - min(settings.average, (1 + float(n)) / (10 + float(n))))
+        ),
+    )
+    optimizer = torch.optim.Adam(
+        model.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        decoupled_weight_decay=True,
+    )
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
-    history, state = [], Path(folder)/'last.safetensors' if folder else None
-    if state and fabric.is_global_zero: sweep_partial(writable_folder(state.parent))
+    history, state = [], Path(folder) / 'last.safetensors' if folder else None
+    if state and fabric.is_global_zero:
+        sweep_partial(writable_folder(state.parent))
     if state and resume and state.exists():
         tensors, history = load_state(state, identity)
         unpack_state(tensors, model, average, optimizer)
     for epoch in range(len(history), settings.epochs):
         start = time.perf_counter()
-        row = dict(epoch=epoch) | train_epoch(fabric, wrapped, average, wrapped_optimizer, data, settings, epoch, progress)
-        if val is not None: row |= validation_row(average.module, val, str(fabric.device))
+        row = dict(epoch=epoch) | train_epoch(
+            fabric, wrapped, average, wrapped_optimizer, data, settings, epoch, progress
+        )
+        if val is not None:
+            row |= validation_row(average.module, val, str(fabric.device))
         history.append(row | dict(seconds=time.perf_counter() - start))
-        if state and fabric.is_global_zero: keep(average.module, state, pack_state(model, average, optimizer), identity, history)
+        if state and fabric.is_global_zero:
+            keep(average.module, state, pack_state(model, average, optimizer), identity, history)
         fabric.barrier()
     model.load_state_dict(average.module.state_dict())
     model.eval()
     return pd.DataFrame(history)
+
 
 def validation_row(model, cells: Cells, device: str) -> dict:
     "Means of an `evaluate` table, as columns of the history."
     table = evaluate(model, cells, device=device)
     row = {f'val_{name}': float(table[name].mean()) for name in ('nucleus_dice', 'cell_dice')}
     known = table[table.label >= 0]
-    if len(known): row['val_accuracy'] = float((known.label == known.predicted).mean())
+    if len(known):
+        row['val_accuracy'] = float((known.label == known.predicted).mean())
     return row | dict(val_score=float(np.mean(list(row.values()))))
 
+
 def keep(model, state: Path, tensors: dict, identity: dict, history: list):
-    "Save the state of a run and, if this epoch validated best, the network; the network first, so that it is never behind the state. `ParameterError` on a full disk."
+    """Save the state of a run and, if this epoch validated best, the network.
+
+    The network first, so that it is never behind the state. `ParameterError` on a full disk.
+    """
     scores = [row.get('val_score', row['epoch']) for row in history]
     try:
-        if scores[-1] == max(scores): save_checkpoint(model, state.parent/'best', epoch=history[-1]['epoch'], score=scores[-1])
+        if scores[-1] == max(scores):
+            save_checkpoint(model, state.parent / 'best', epoch=history[-1]['epoch'], score=scores[-1])
         save_state(state, tensors, identity, history)
     except (OSError, SafetensorError) as error:
-        raise ParameterError(f'{state.parent}, which cannot be written ({error})', 'a folder on a disk with room', 'make some: the same call goes on after the last whole epoch') from error
+        raise ParameterError(
+            f'{state.parent}, which cannot be written ({error})',
+            'a folder on a disk with room',
+            'make some: the same call goes on after the last whole epoch',
+        ) from error

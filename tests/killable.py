@@ -1,4 +1,5 @@
 "A small training, and a small global explanation, that a test starts in a process of its own, to be killed."
+
 import torch
 
 from blood_unet.core import sha256_arrays
@@ -12,22 +13,36 @@ from blood_unet.training import Training, fit
 
 
 def train(folder, result, started=None):
-    "Train in `folder`, from its state if there is one, and put the SHA-256 of the final weights on the queue `result`."
+    """Train in `folder`, from its state if there is one, and put the SHA-256 of the final weights on the
+    queue `result`.
+    """
     torch.set_num_threads(1)
     cells = phantom(48, size=28, seed=0)
     torch.manual_seed(0)
     model = BloodUNet(widths=(4, 8, 16), input_size=28)
-    if started is not None: started.set()
-    fit(model, cells, cells.subset(range(16)), Training(epochs=8, batch_size=16, seed=1), folder, device='cpu', progress=False)
+    if started is not None:
+        started.set()
+    fit(
+        model,
+        cells,
+        cells.subset(range(16)),
+        Training(epochs=8, batch_size=16, seed=1),
+        folder,
+        device='cpu',
+        progress=False,
+    )
     result.put(sha256_arrays(*(t.numpy() for t in model.state_dict().values())))
 
 
 def explain(folder, result, started=None):
-    "Play all coalitions of the parts of phantom cells in `folder`, from its chunks if there are any, and put the SHA-256 of the values on the queue `result`."
+    """Play all coalitions of the parts of phantom cells in `folder`, from its chunks if there are any, and
+    put the SHA-256 of the values on the queue `result`.
+    """
     torch.set_num_threads(1)
     cells, model = phantom(60, size=28, seed=0), BloodUNet.from_pretrained('phantom-28')
     cells = cells.subset(cells.nucleus.any((1, 2)))
     game = make_game(to_tensor(cells.images), cell_parts(cells.nucleus, cells.cell, cells.red))
-    if started is not None: started.set()
+    if started is not None:
+        started.set()
     values = play_all(game, model, HardDice(torch.from_numpy(cells.nucleus)), folder, chunk=2, progress=False)
     result.put(sha256_arrays(values))

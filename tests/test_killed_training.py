@@ -1,4 +1,7 @@
-"A training, or a global explanation, that is killed (SIGKILL) at any moment goes on to the bits of one that was not."
+"""A training, or a global explanation, that is killed (SIGKILL) at any moment goes on to the bits of one that
+was not.
+"""
+
 import json
 import multiprocessing
 import random
@@ -11,7 +14,7 @@ from safetensors import safe_open
 import killable
 
 context = multiprocessing.get_context('forkserver')
-context.set_forkserver_preload(['killable'])      # imports torch once, not once a process
+context.set_forkserver_preload(['killable'])  # imports torch once, not once a process
 
 
 def run(folder, work=killable.train):
@@ -47,14 +50,16 @@ def calm(tmp_path_factory):
 @pytest.mark.parametrize('moment', range(10))
 def test_killed_and_resumed(moment, calm, tmp_path):
     digest, seconds = calm
-    share = (moment + random.random())/10          # one moment in every tenth of the run
-    killed_alive = kill_after(tmp_path, share*seconds)
+    share = (moment + random.random()) / 10  # one moment in every tenth of the run
+    killed_alive = kill_after(tmp_path, share * seconds)
     epochs = 0
     for path in tmp_path.rglob('*.safetensors'):
-        if path.name.startswith('.'): continue     # an unfinished temporary file, which the next run sweeps away
+        if path.name.startswith('.'):
+            continue  # an unfinished temporary file, which the next run sweeps away
         with safe_open(path, 'pt') as f:
             assert all(f.get_tensor(k) is not None for k in f.keys())
-            if path.name == 'last.safetensors': epochs = len(json.loads(f.metadata()['history']))
+            if path.name == 'last.safetensors':
+                epochs = len(json.loads(f.metadata()['history']))
     print(f'killed at {share:.0%} of the run, after {epochs} whole epochs, alive: {killed_alive}')
     assert run(tmp_path)[0] == digest
     assert not [p for p in tmp_path.rglob('.*')], 'an unfinished file was left behind'
@@ -68,8 +73,8 @@ def calm_explanation(tmp_path_factory):
 @pytest.mark.parametrize('moment', range(5))
 def test_killed_and_resumed_explanation(moment, calm_explanation, tmp_path):
     digest, seconds = calm_explanation
-    share = (moment + random.random())/5
-    killed_alive = kill_after(tmp_path, share*seconds, killable.explain)
+    share = (moment + random.random()) / 5
+    killed_alive = kill_after(tmp_path, share * seconds, killable.explain)
     chunks = sorted(tmp_path.glob('[0-9]*.npy'))
     assert all(np.load(p, allow_pickle=False).shape[1] == 32 for p in chunks)
     print(f'killed at {share:.0%} of the run, after {len(chunks)} whole chunks, alive: {killed_alive}')

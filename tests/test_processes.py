@@ -1,4 +1,5 @@
 "Training in several processes through lightning-fabric: both end with the same weights."
+
 import json
 import subprocess
 import sys
@@ -6,7 +7,7 @@ from pathlib import Path
 
 
 def test_two_processes_agree(tmp_path):
-    script = Path(__file__).parent/'two_processes.py'
+    script = Path(__file__).parent / 'two_processes.py'
     done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     found = [json.loads(p.read_text()) for p in tmp_path.glob('*.json')]

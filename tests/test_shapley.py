@@ -1,9 +1,9 @@
 "Exact Shapley values and interactions beside shapiq's, which only the tests need."
+
 import numpy as np
 import pytest
 import shapiq
 
-from blood_unet.core import ParameterError
 from blood_unet.data import phantom
 from blood_unet.heatmaps import HardDice, LogitContrast, frozen_mask
 from blood_unet.local_surrogate import all_coalitions, cell_parts, make_game, play
@@ -15,9 +15,13 @@ from blood_unet.shapley import exact_shapley, shapley_interactions
 def oracle(values):
     "Shapley values (n,) and second-order k-SII (n, n) of one table (2**n,), by shapiq."
     n = len(values).bit_length() - 1
-    computer = shapiq.ExactComputer(n_players=n, game=lambda members: values[(np.atleast_2d(members).astype(int) << np.arange(n)).sum(1)])
+    computer = shapiq.ExactComputer(
+        n_players=n, game=lambda members: values[(np.atleast_2d(members).astype(int) << np.arange(n)).sum(1)]
+    )
     single, pairs = computer('SV', 1), computer('k-SII', 2)
-    matrix = np.array([[pairs[(i,) if i == j else tuple(sorted((i, j)))] for j in range(n)] for i in range(n)])
+    matrix = np.array(
+        [[pairs[(i,) if i == j else tuple(sorted((i, j)))] for j in range(n)] for i in range(n)]
+    )
     return np.array([single[(i,)] for i in range(n)]), matrix
 
 
@@ -27,10 +31,20 @@ def cell_tables(fine):
     cells = cells.subset(cells.nucleus.any((1, 2)))
     x = to_tensor(cells.images)
     game, region = make_game(x, cell_parts(cells.nucleus, cells.cell, cells.red, fine)), frozen_mask(model, x)
-    return np.concatenate([play(game, model, target(region), all_coalitions(game.n)) for target in (HardDice, LogitContrast)])
+    return np.concatenate(
+        [play(game, model, target(region), all_coalitions(game.n)) for target in (HardDice, LogitContrast)]
+    )
 
 
-@pytest.mark.parametrize('make', [lambda: np.random.default_rng(0).normal(size=(3, 2**7)), lambda: cell_tables(False), lambda: cell_tables(True)], ids=['random', 'five parts', 'eight parts'])
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda: np.random.default_rng(0).normal(size=(3, 2**7)),
+        lambda: cell_tables(False),
+        lambda: cell_tables(True),
+    ],
+    ids=['random', 'five parts', 'eight parts'],
+)
 def test_equal_to_shapiq(make):
     tables = make()
     for row, ours, together in zip(tables, exact_shapley(tables), shapley_interactions(tables)):
