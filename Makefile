@@ -13,7 +13,7 @@ SHELL := /bin/bash
 BIN := $(VENV)/bin
 ABS := $(abspath $(BIN))
 FROM := settings.ini setup.py $(wildcard $(CONSTRAINTS))
-BOOK := $(sort $(wildcard nbs/[0-9][0-9]_*.ipynb))
+BOOK := $(sort $(wildcard nbs/[0-9][0-9]*_*.ipynb))
 # notebooks with cells that need real data
 FLAGGED := $(notdir $(shell grep -lE '"\# ?\| (bloodmnist|experts)' $(BOOK)))
 empty :=

@@ -26,7 +26,7 @@ class BuildWithBook(build_py):
         book.mkdir(parents=True, exist_ok=True)
         for old in book.rglob('*.*'):
             old.unlink()
-        for path in sorted((here / cfg['nbs_path']).glob('[0-9][0-9]_*.ipynb')):
+        for path in sorted((here / cfg['nbs_path']).glob('[0-9][0-9]*_*.ipynb')):
             nb = json.loads(path.read_text(encoding='utf-8'))
             for cell in nb['cells']:
                 if cell['cell_type'] == 'code':

@@ -17,12 +17,16 @@ import numpy as np
 import torch
 import typer
 
-from blood_unet.cli import settle
-from blood_unet.core import dice, interval, sha256_file, versions, write_json
+from blood_unet.segment import settle
+from blood_unet.core import sha256_file, versions
+from blood_unet.files import write_json
+from blood_unet.metrics import dice, interval
 from blood_unet.data import load_expert
-from blood_unet.model import MASKS, BloodUNet, EightViews, Ensemble, checkpoint_folder, predict
+from blood_unet.model import MASKS, BloodUNet, checkpoint_folder
+from blood_unet.predict import EightViews, Ensemble, predict
 from blood_unet.preprocessing import make_masks
-from blood_unet.training import Training, evaluate, fit, resize_cells
+from blood_unet.data import resize_cells
+from blood_unet.training import Training, evaluate, fit
 
 RUNS, RESULTS = Path('runs'), Path(__file__).parent / 'results'
 MILD = dict(batch_size=16, strong=0.0, turn=0.7, scale=0.2, colour=0.1, average=0.98)

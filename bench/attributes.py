@@ -34,11 +34,15 @@ from blood_unet.auxiliary import (
     shuffle_within,
     word_rows,
 )
-from blood_unet.core import interval, sha256_file, versions, write_json
+from blood_unet.core import sha256_file, versions
+from blood_unet.files import write_json
+from blood_unet.metrics import interval
 from blood_unet.data import CLASSES, find_data, load_cells
-from blood_unet.heatmaps import ClassLogOdds
+from blood_unet.targets import ClassLogOdds
 from blood_unet.model import BloodUNet, Output, checkpoint_folder
-from blood_unet.preprocessing import add_masks, to_tensor
+from blood_unet.images import to_tensor
+from blood_unet.predict import predict
+from blood_unet.preprocessing import add_masks
 
 RESULTS = Path(__file__).parent / 'results'
 COLOURS = [f'{part}_{c}' for part in ('nucleus', 'cytoplasm') for c in ('red', 'green', 'blue')]
@@ -75,7 +79,7 @@ def look_at(network, split: str, limit: int = None):
         )
     )
     cells, words = everything.subset(kept), words.iloc[kept].reset_index(drop=True)
-    said, recipe = network.predict(cells.images), add_masks(cells)
+    said, recipe = predict(network, cells.images), add_masks(cells)
     seen = dict(
         network=measurements(cells.images, said.nucleus, said.cell),
         picture=pd.DataFrame(cells.images.mean((1, 2))),

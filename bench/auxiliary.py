@@ -22,9 +22,12 @@ from blood_unet.auxiliary import (
     importance,
     measurements,
 )
-from blood_unet.core import interval, sha256_file, versions, write_json
+from blood_unet.core import sha256_file, versions
+from blood_unet.files import write_json
+from blood_unet.metrics import interval
 from blood_unet.data import load_cells
 from blood_unet.model import BloodUNet, checkpoint_folder
+from blood_unet.predict import predict
 from blood_unet.preprocessing import add_masks
 
 RESULTS = Path(__file__).parent / 'results'
@@ -32,7 +35,7 @@ RESULTS = Path(__file__).parent / 'results'
 
 def inputs(network, cells):
     "What the auxiliary models see, and the class that the network names."
-    said, recipe = network.predict(cells.images), add_masks(cells)
+    said, recipe = predict(network, cells.images), add_masks(cells)
     return dict(
         network=measurements(cells.images, said.nucleus, said.cell),
         recipe=measurements(cells.images, recipe.nucleus, recipe.cell),

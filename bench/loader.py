@@ -29,9 +29,10 @@ import torchvision
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from blood_unet.core import write_json
+from blood_unet.files import write_json
 from blood_unet.data import find_data, load_bloodmnist
-from blood_unet.preprocessing import apply_augmentation, draw_augmentation, to_tensor
+from blood_unet.augmentation import apply_augmentation, draw_augmentation
+from blood_unet.images import to_tensor
 
 
 def peer(folder, batch, workers, interpolation):

@@ -21,36 +21,24 @@ import torch
 import typer
 
 from planted_networks import RUNS, bits, cell_players, network, regions, swap_test
-from blood_unet.core import sha256_file, versions, write_json
-from blood_unet.data import PLANTED, load_cells, phantom
-from blood_unet.heatmaps import (
-    CONTROLS,
-    ClassLogOdds,
-    HardDice,
-    attention_maps,
-    frozen_mask,
-    grad_cam,
-    integrated_gradients,
-    untrained_len,
-    untrained_shape,
-)
-from blood_unet.local_surrogate import recipe_parts
+from blood_unet.core import sha256_file, versions
+from blood_unet.files import write_json
+from blood_unet.data import load_cells, phantom
+from blood_unet.phantom import PLANTED
+from blood_unet.controls import CONTROLS, untrained_len, untrained_shape
+from blood_unet.heatmaps import attention_maps, grad_cam, integrated_gradients
+from blood_unet.targets import ClassLogOdds, HardDice, frozen_mask
+from blood_unet.coalitions import recipe_parts
 from blood_unet.model import BloodUNet, checkpoint_folder
-from blood_unet.preprocessing import make_masks, to_tensor
+from blood_unet.images import to_tensor
+from blood_unet.preprocessing import make_masks
+from blood_unet.faithfulness import METRICS, Explained, curve, part_sums
+from blood_unet.metrics import crossed_interval, pair_auroc
 from blood_unet.scorecard import (
-    METRICS,
-    PLACES,
-    Explained,
-    by_place,
-    crossed_interval,
-    curve,
     explain_case,
     judge,
     make_case,
-    named_place,
-    pair_auroc,
     part_explainers,
-    part_sums,
 )
 
 RESULTS, FILLS, BOUND = Path(__file__).parent / 'results', ('nested', 'background'), 0.75
@@ -67,6 +55,19 @@ SAME_GAME = ('LEN, parts', 'exact parts')
 PLAIN = ('probability map', 'darkness', 'centre blob', 'edges', 'random')
 CURVES, METRIC_NAMES = ('deletion', 'insertion'), [m for m in METRICS if m != 'smooth randomisation']
 app = typer.Typer(pretty_exceptions_enable=False)
+
+PLACES = ('nucleus', 'cytoplasm', 'neighbouring cells', 'background')
+
+
+def by_place(values, names):
+    "Values (N, n) of players added up over the four places of `PLACES`: (N, 4)."
+    inside = [[place in name for name in names] for place in PLACES]
+    return np.asarray(values) @ np.array(inside, float).T
+
+
+def named_place(values, threshold: float):
+    "Position in `PLACES` of the largest of values (N, 4) where it is above `threshold`, else -1: int (N,)."
+    return np.where(values.max(1) > threshold, values.argmax(1), -1)
 
 
 def planted_cells(family: str, n: int):

@@ -13,10 +13,12 @@ import torch
 import typer
 from scipy import ndimage as ndi
 
-from blood_unet.data import PLANTED, phantom
-from blood_unet.local_surrogate import Players, cell_parts, make_game, masked_images
-from blood_unet.model import BloodUNet, predict, save_checkpoint
-from blood_unet.preprocessing import to_tensor, to_uint8
+from blood_unet.data import phantom
+from blood_unet.phantom import PLANTED
+from blood_unet.coalitions import Players, cell_parts, make_game, masked_images
+from blood_unet.model import BloodUNet, save_checkpoint
+from blood_unet.predict import predict
+from blood_unet.images import to_tensor, to_uint8
 from blood_unet.training import Training, fit
 
 RUNS = Path(__file__).parent.parent / 'data' / 'runs' / 'planted'

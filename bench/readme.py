@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blood_unet.core import atomic_path, read_results
+from blood_unet.files import atomic_path, read_results
 from blood_unet.model import BUNDLED
 from blood_unet.scorecard import in_words
 

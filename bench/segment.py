@@ -11,10 +11,13 @@ import numpy as np
 import torch
 import typer
 
-from blood_unet.cli import predict_closer, recipe_mask
-from blood_unet.core import dice, interval, sha256_file, versions, write_json
+from blood_unet.segment import predict_closer, recipe_mask
+from blood_unet.core import sha256_file, versions
+from blood_unet.files import write_json
+from blood_unet.metrics import dice, interval
 from blood_unet.data import load_expert
-from blood_unet.model import BloodUNet, EightViews, checkpoint_folder, predict
+from blood_unet.model import BloodUNet, checkpoint_folder
+from blood_unet.predict import EightViews, predict
 
 RESULTS = Path(__file__).parent / 'results'
 

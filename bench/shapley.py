@@ -19,28 +19,32 @@ import torch
 import typer
 from scipy import ndimage as ndi
 
-from blood_unet.core import interval, sha256_file, versions, write_json
+from blood_unet.core import sha256_file, versions
+from blood_unet.files import write_json
+from blood_unet.metrics import interval
 from blood_unet.data import balanced_indices, load_cells
-from blood_unet.heatmaps import ClassLogOdds, HardDice, frozen_mask
-from blood_unet.local_surrogate import (
+from blood_unet.targets import ClassLogOdds, HardDice, frozen_mask
+from blood_unet.coalitions import (
     Players,
     all_coalitions,
     cell_parts,
-    local_surrogate,
     make_game,
     play,
     recipe_parts,
     superpixel_game,
 )
-from blood_unet.model import BloodUNet, checkpoint_folder, predict
-from blood_unet.preprocessing import make_masks, to_tensor
+from blood_unet.local_surrogate import local_surrogate
+from blood_unet.model import BloodUNet, checkpoint_folder
+from blood_unet.predict import predict
+from blood_unet.images import to_tensor
+from blood_unet.preprocessing import make_masks
+from blood_unet.coalitions import qualified_fills
 from blood_unet.shapley import (
     agreement_table,
     by_class,
     exact_shapley,
     integrate,
     play_all,
-    qualified_fills,
     sampled_shapley,
     shapley_interactions,
     table_game,

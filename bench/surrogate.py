@@ -20,23 +20,25 @@ import typer
 from lime.lime_image import LimeImageExplainer
 from sklearn.linear_model import Ridge
 
-from blood_unet.core import atomic_path, interval, sha256_file, versions, write_json
+from blood_unet.core import sha256_file, versions
+from blood_unet.files import atomic_path, write_json
+from blood_unet.metrics import interval
 from blood_unet.data import load_bloodmnist
-from blood_unet.heatmaps import CONTROLS, ClassLogOdds, HardDice, LogitContrast, frozen_mask, score
+from blood_unet.controls import CONTROLS
+from blood_unet.targets import ClassLogOdds, HardDice, LogitContrast, frozen_mask, score
+from blood_unet.coalitions import all_coalitions, play, superpixel_game
 from blood_unet.local_surrogate import (
-    all_coalitions,
     draw_coalitions,
     explained,
     fit_line,
     kernel_weights,
     line_intervals,
     local_surrogate,
-    play,
-    superpixel_game,
     surrogate_design,
 )
 from blood_unet.model import BloodUNet, checkpoint_folder
-from blood_unet.preprocessing import to_tensor
+from blood_unet.predict import predict
+from blood_unet.images import to_tensor
 
 RESULTS, CHUNK, INSIDE, OUTSIDE = Path(__file__).parent / 'results', 25, 6, 6
 N = INSIDE + OUTSIDE
@@ -252,8 +254,8 @@ def fidelity(model, x, mask, values, truth, seed: int):
 def fits(model, x, mask, seed: int):
     "R2 on fresh coalitions of LEN with its defaults, by target."
     game = superpixel_game(x, inside=INSIDE, outside=OUTSIDE)
-    classes = model.predict(
-        np.round(255 * x.permute(0, 2, 3, 1).numpy()).astype(np.uint8), device='cpu'
+    classes = predict(
+        model, np.round(255 * x.permute(0, 2, 3, 1).numpy()).astype(np.uint8), device='cpu'
     ).class_probability.argmax(1)
     rows = {}
     for target in (HardDice(mask), LogitContrast(mask), ClassLogOdds(classes)):

@@ -19,11 +19,15 @@ import numpy as np
 import torch
 import typer
 
-from blood_unet.core import dice, interval, sha256_arrays, sha256_file, versions, write_json
+from blood_unet.core import sha256_arrays, sha256_file, versions
+from blood_unet.files import write_json
+from blood_unet.metrics import dice, interval
 from blood_unet.data import SHORT, load_cells, load_expert
-from blood_unet.local_surrogate import PARTS
+from blood_unet.coalitions import PARTS
 from blood_unet.model import BloodUNet, checkpoint_folder
-from blood_unet.preprocessing import make_masks, to_tensor
+from blood_unet.images import to_tensor
+from blood_unet.predict import predict
+from blood_unet.preprocessing import make_masks
 from blood_unet.shapley import shapley_interactions
 from blood_unet.teacher import (
     COMPARED,
@@ -45,7 +49,7 @@ from blood_unet.teacher import (
     players_of,
     summarise,
 )
-from blood_unet.training import resize_cells
+from blood_unet.data import resize_cells
 
 OUT = Path(__file__).parent / 'results' / 'teacher.json'
 SETTINGS = {
@@ -227,7 +231,7 @@ def measure(name):
     models = make_models(images, pupil)
     untouched = [
         models['teacher'](to_tensor(images)).mask_logits[:, 0].numpy() > 0,
-        pupil.predict(images).nucleus,
+        predict(pupil, images).nucleus,
     ]
     use = np.all([m.any((1, 2)) for m in (*untouched, masks[0])], axis=0)
     digest, given, (images, masks, groups) = (

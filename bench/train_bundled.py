@@ -21,9 +21,12 @@ import torch
 import typer
 from safetensors import safe_open
 
-from blood_unet.core import atomic_path, dice, interval, sha256_file, versions, write_json
+from blood_unet.core import sha256_file, versions
+from blood_unet.files import atomic_path, write_json
+from blood_unet.metrics import dice, interval
 from blood_unet.data import load_cells, load_expert, phantom
-from blood_unet.model import BUNDLED, BloodUNet, EightViews, count_parameters, predict, save_checkpoint
+from blood_unet.model import BUNDLED, BloodUNet, count_parameters, save_checkpoint
+from blood_unet.predict import EightViews, predict
 from blood_unet.preprocessing import around, finish_nucleus, make_masks, radius, solidity
 from blood_unet.training import Training, class_scores, evaluate, fit, one_hot
 
@@ -393,7 +396,7 @@ def cards():
 @app.command()
 def seeds(name: str = 'blood-unet-28'):
     "Test accuracy of every finished seed of a network, and of their ensemble; results/seeds.json."
-    from blood_unet.model import Ensemble
+    from blood_unet.predict import Ensemble
 
     torch.set_num_threads(2)
     test = load_cells('bloodmnist', 'test', NETWORKS[name].size)

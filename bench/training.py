@@ -16,7 +16,9 @@ import torch.nn.functional as F
 import typer
 from monai.networks.nets import AttentionUnet
 
-from blood_unet.core import bootstrap_mean, dice, versions, write_json
+from blood_unet.core import versions
+from blood_unet.files import write_json
+from blood_unet.metrics import bootstrap_mean, dice
 from blood_unet.data import load_cells
 from blood_unet.model import BloodUNet, count_parameters
 from blood_unet.preprocessing import make_masks

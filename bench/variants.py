@@ -18,11 +18,14 @@ import pandas as pd
 import torch
 import typer
 
-from blood_unet.core import versions, write_json
+from blood_unet.core import versions
+from blood_unet.files import write_json
 from blood_unet.data import load_cells, load_expert
-from blood_unet.model import BloodUNet, Ensemble, EightViews, count_parameters
+from blood_unet.model import BloodUNet, count_parameters
+from blood_unet.predict import Ensemble, EightViews
 from blood_unet.preprocessing import make_masks
-from blood_unet.training import Training, evaluate, fit, resize_cells
+from blood_unet.data import resize_cells
+from blood_unet.training import Training, evaluate, fit
 
 RESULTS = Path(__file__).parent / 'results'
 WIDTHS = (16, 32, 64, 128)

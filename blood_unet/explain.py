@@ -7,7 +7,7 @@ __all__ = ['TARGETS', 'HEAT', 'METHODS', 'COLUMNS', 'CSV', 'Prepared', 'prepare'
            'explain_one', 'draw_explanation', 'Explained', 'to_shape', 'explain_image', 'explain_files', 'explain',
            'load_masks', 'scorecard_files', 'scorecard_command']
 
-# %% ../nbs/15_explain.ipynb #19088076
+# %% ../nbs/15_explain.ipynb #99c8585e
 import io
 import sys
 import time
@@ -24,39 +24,33 @@ import typer
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .cli import app, batches, find_images, output_folder, output_stems, write_all
-from .cli import main  # noqa: F401 (the entry point of the command)
-from .core import PALETTE, DataError, ParameterError, check_choice, enlarge
-from .data import CLASSES, load_folder
-from .explorer import Subject, shap_spread
-from blood_unet.heatmaps import (
-    CONTROLS,
-    ClassLogOdds,
-    HardDice,
-    attention_maps,
-    contrast_of,
-    frozen_mask,
-    grad_cam,
-    integrated_gradients,
-    model_device,
-    score,
-)
-from blood_unet.local_surrogate import (
+from .cli import app
+from blood_unet.coalitions import (
     PARTS,
     Game,
     Players,
     cell_parts,
-    local_surrogate,
     make_game,
     paint,
     recipe_parts,
     superpixel_game,
 )
-from .model import BloodUNet, evaluating, pick_device, target_shape
-from .preprocessing import add_masks, make_masks, to_tensor, to_uint8
-from .scorecard import METRICS, detection, part_explainers, scorecard
+from .controls import CONTROLS
+from .core import DataError, ParameterError, check_choice
+from .data import CLASSES, load_folder, resize_cells
+from .explorer import Subject, shap_spread
+from .faithfulness import METRICS
+from .files import find_images, output_folder, output_stems, write_all
+from .heatmaps import attention_maps, grad_cam, integrated_gradients
+from .images import batches, target_shape, to_tensor, to_uint8
+from .local_surrogate import local_surrogate
+from .model import BloodUNet
+from .plots import PALETTE, enlarge
+from .predict import evaluating, pick_device
+from .preprocessing import add_masks, make_masks
+from .scorecard import detection, part_explainers, scorecard
 from .shapley import sampled_shapley
-from .training import resize_cells
+from .targets import ClassLogOdds, HardDice, contrast_of, frozen_mask, model_device
 
 # %% ../nbs/15_explain.ipynb #e922fd8a
 class Prepared(NamedTuple):

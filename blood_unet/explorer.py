@@ -11,7 +11,7 @@ __all__ = ['NUCLEUS', 'TARGETS', 'METHODS', 'OVER', 'FILLS_TRIED', 'LEFT', 'UNSI
            'sight_numbers', 'view_table', 'view_numbers', 'save_view', 'data_sets', 'open_set', 'default_network',
            'cell_subject', 'read_upload', 'need_widgets', 'picture_bytes', 'readout', 'Explorer']
 
-# %% ../nbs/12_explorer.ipynb #087385cf
+# %% ../nbs/12_explorer.ipynb #145cfcf9
 import html
 import io
 import re
@@ -31,45 +31,11 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from scipy import ndimage as ndi
 
-from blood_unet.core import (
-    PALETTE,
-    BloodUNetError,
-    ImageError,
-    ParameterError,
-    atomic_path,
-    check_choice,
-    dice,
-    overlay,
-    write_json,
-)
-from blood_unet.data import (
-    CLASSES,
-    EXPERT_SETS,
-    MIN_SIDE,
-    SIZES,
-    SUFFIXES,
-    bloodmnist_file,
-    find_data,
-    load_cells,
-    load_expert,
-    read_image,
-)
-from blood_unet.heatmaps import (
-    HEAT_MAPS,
-    ClassLogOdds,
-    HardDice,
-    contrast_of,
-    frozen_mask,
-    model_device,
-    probability_map,
-)
-from blood_unet.local_surrogate import (
+from blood_unet.coalitions import (
     PARTS,
     Game,
     Players,
-    Surrogate,
     cell_parts,
-    local_surrogate,
     make_fill,
     make_game,
     masked_images,
@@ -77,9 +43,20 @@ from blood_unet.local_surrogate import (
     play,
     superpixels,
 )
-from .model import BloodUNet, pick_device, predict, target_shape
-from .preprocessing import make_masks, to_tensor, to_uint8
+from .controls import probability_map
+from .core import BloodUNetError, ImageError, ParameterError, check_choice
+from .data import CLASSES, EXPERT_SETS, SIZES, bloodmnist_file, find_data, load_cells, load_expert
+from .files import SUFFIXES, atomic_path, write_json
+from .heatmaps import HEAT_MAPS
+from .images import MIN_SIDE, read_image, target_shape, to_tensor, to_uint8
+from .local_surrogate import Surrogate, local_surrogate
+from .metrics import dice
+from .model import BloodUNet
+from .plots import PALETTE, overlay
+from .predict import pick_device, predict
+from .preprocessing import make_masks
 from .shapley import exact_parts
+from .targets import ClassLogOdds, HardDice, contrast_of, frozen_mask, model_device
 
 # %% ../nbs/12_explorer.ipynb #47d60dd4
 class Subject(NamedTuple):
@@ -750,7 +727,7 @@ def cell_subject(cells, i: int, model) -> Subject:
 def read_upload(name: str, content) -> tuple:
     """An uploaded file, by name and bytes, as `(image, warnings)`.
 
-    uint8 (H, W, 3), and what was lost or guessed, in words. Raises `ImageError` as `data.read_image`.
+    uint8 (H, W, 3), and what was lost or guessed, in words. Raises `ImageError` as `images.read_image`.
     """
     warn = []
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@
 __all__ = ['levels', 'check_layers', 'activations', 'silenced', 'channel_effects', 'rank_channels', 'outline_distance',
            'local_deviation', 'correlate', 'edge_and_texture', 'kind_of', 'texture_table']
 
-# %% ../nbs/06_feature_maps.ipynb #6c0cc220
+# %% ../nbs/06_feature_maps.ipynb #8ff9d490
 import contextlib
 
 import numpy as np
@@ -17,10 +17,12 @@ from scipy import ndimage as ndi
 from skimage.color import rgb2gray
 from skimage.filters import sobel
 
-from .core import ParameterError, bootstrap_mean
-from .heatmaps import check_numbers, has_rows, model_device, score, to_image
-from .model import default_batch_size, evaluating
-from .preprocessing import to_tensor
+from .core import ParameterError
+from .heatmaps import to_image
+from .images import to_tensor
+from .metrics import bootstrap_mean
+from .predict import default_batch_size, evaluating
+from .targets import check_numbers, has_rows, model_device, score
 
 # %% ../nbs/06_feature_maps.ipynb #153f0b6d
 def levels(model) -> dict:

@@ -8,7 +8,7 @@ __all__ = ['LAST', 'FLAGS', 'KERNEL', 'PROFILES', 'EXTRAS', 'CREDIT', 'ENOUGH', 
            'copy_without', 'start_notebook', 'stop_notebooks', 'explain_failure', 'size_at_hand', 'resolve_dataset',
            'at_hand', 'take_records', 'update_manifest', 'without_classes', 'check_run', 'regenerate', 'run_in_place']
 
-# %% ../nbs/13_paper.ipynb #cb3c273d
+# %% ../nbs/13_paper.ipynb #1de440bb
 import ast
 import contextlib
 import copy
@@ -28,15 +28,7 @@ import pandas as pd
 import torch
 
 import blood_unet
-from blood_unet.core import (
-    DataError,
-    ParameterError,
-    atomic_path,
-    check_choice,
-    sha256_file,
-    writable_folder,
-    write_json,
-)
+from .core import DataError, ParameterError, check_choice, sha256_file
 from blood_unet.data import (
     SIZES,
     bloodmnist_file,
@@ -48,7 +40,8 @@ from blood_unet.data import (
     load_folder,
     sizes_at_hand,
 )
-from .model import pick_device
+from .files import atomic_path, writable_folder, write_json
+from .predict import pick_device
 
 # %% ../nbs/13_paper.ipynb #79e72cd2
 LAST = 12  # the notebooks after this number drive the others
@@ -69,7 +62,7 @@ def book_folder() -> Path:
 
 def notebooks(book=None) -> list:
     "The notebooks of the book in reading order, as paths."
-    found = sorted(Path(book or book_folder()).glob('[0-9][0-9]_*.ipynb'))
+    found = sorted(Path(book or book_folder()).glob('[0-9][0-9]*_*.ipynb'))
     return [path for path in found if int(path.name[:2]) <= LAST]
 
 # %% ../nbs/13_paper.ipynb #accc4c4a
@@ -614,7 +607,7 @@ def run_in_place(paths=None, dataset='auto'):
     import nbformat
     from nbclient import NotebookClient
 
-    paths = [Path(path) for path in paths or sorted(book_folder().glob('[0-9][0-9]_*.ipynb'))]
+    paths = [Path(path) for path in paths or sorted(book_folder().glob('[0-9][0-9]*_*.ipynb'))]
     flags = resolve_dataset(dataset)[2]
     for path in paths:
         start, nb = time.time(), nbformat.read(path, 4)

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['dice_loss', 'total_loss', 'Training', 'learning_rate', 'one_hot', 'check_classes', 'training_tensors',
-           'augment_batch', 'resize_cells', 'evaluate', 'class_scores', 'pack_state', 'unpack_state', 'run_identity',
-           'save_state', 'load_state', 'make_fabric', 'epoch_order', 'check_loss', 'train_epoch', 'fit',
-           'validation_row', 'keep']
+           'augment_batch', 'evaluate', 'class_scores', 'pack_state', 'unpack_state', 'run_identity', 'save_state',
+           'load_state', 'make_fabric', 'epoch_order', 'check_loss', 'train_epoch', 'fit', 'validation_row', 'keep']
 
-# %% ../nbs/04_training.ipynb #ef02483d
+# %% ../nbs/04_training.ipynb #9f75ce65
 import dataclasses
 import json
 import math
@@ -26,27 +25,13 @@ from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
-from blood_unet.core import (
-    CheckpointError,
-    DataError,
-    DivergenceError,
-    ParameterError,
-    atomic_path,
-    dice,
-    sha256_arrays,
-    sweep_partial,
-    writable_folder,
-)
-from .data import CLASSES, Cells
-from .model import BloodUNet, Output, pick_device, predict, save_checkpoint
-from blood_unet.preprocessing import (
-    Regions,
-    apply_augmentation,
-    draw_augmentation,
-    draw_regions,
-    to_tensor,
-    to_uint8,
-)
+from .augmentation import Regions, apply_augmentation, draw_augmentation, draw_regions
+from .core import CheckpointError, DataError, DivergenceError, ParameterError, sha256_arrays
+from .data import Cells, balanced_indices
+from .files import atomic_path, sweep_partial, writable_folder
+from .metrics import dice
+from .model import BloodUNet, Output, save_checkpoint
+from .predict import pick_device, predict
 
 # %% ../nbs/04_training.ipynb #afc3c236
 def dice_loss(logits, masks, smooth: float = 1.0):
@@ -189,7 +174,7 @@ def training_tensors(cells: Cells, targets=None, n_classes: int = 8):
         )
     if isinstance(cells.images, list):
         raise DataError(
-            'images of several sizes', 'an array (N, H, W, 3)', 'bring them to one: training.resize_cells'
+            'images of several sizes', 'an array (N, H, W, 3)', 'bring them to one: data.resize_cells'
         )
     images = torch.from_numpy(np.ascontiguousarray(cells.images.transpose(0, 3, 1, 2)))
     masks = torch.from_numpy(np.stack([cells.nucleus, cells.cell], 1))
@@ -239,46 +224,6 @@ def augment_batch(images, masks, settings: Training, generator):
         regions and Regions(*(t.to(images.device) for t in regions)),
     )
     return x, m, mix(1.0, settings.strong_class_weight).to(images.device)
-
-# %% ../nbs/04_training.ipynb #449c0838
-def resize_cells(cells: Cells, size: int) -> Cells:
-    """The same cells at `size` x `size` pixels.
-
-    uint8 images by antialiased bilinear resampling, bool masks by area.
-    """
-
-    def square(array, mode):
-        height, width = array.shape[:2]
-        side = max(height, width)
-        top, left = (side - height) // 2, (side - width) // 2
-        return np.pad(
-            array,
-            [(top, side - height - top), (left, side - width - left)] + [(0, 0)] * (array.ndim - 2),
-            mode=mode,
-        )
-
-    def image(array):
-        x = F.interpolate(
-            to_tensor(square(array, 'edge')[None]),
-            (size, size),
-            mode='bilinear',
-            antialias=True,
-            align_corners=False,
-        )
-        return to_uint8(x)[0]
-
-    def mask(array):
-        x = torch.from_numpy(square(array, 'constant'))[None, None].float()
-        return (
-            F.interpolate(x, (size, size), mode='bilinear', antialias=True, align_corners=False)[0, 0] >= 0.5
-        ).numpy()
-
-    masks = {
-        k: np.stack([mask(m) for m in getattr(cells, k)])
-        for k in ('nucleus', 'cell', 'red')
-        if getattr(cells, k) is not None
-    }
-    return dataclasses.replace(cells, images=np.stack([image(i) for i in cells.images]), **masks)
 
 # %% ../nbs/04_training.ipynb #a25e2c47
 def evaluate(model, cells: Cells, **kwargs) -> pd.DataFrame:
@@ -406,13 +351,10 @@ def epoch_order(n: int, settings: Training, labels, generator):
     """
     if settings.balanced and not (labels.sum(1) > 0).all():
         raise DataError('cells of unknown class', 'a class for every cell', 'say balanced=False')
-    if not settings.balanced:
-        order = torch.randperm(n, generator=generator)
+    if settings.balanced:
+        order = torch.from_numpy(balanced_indices(labels.argmax(1).numpy(), generator))
     else:
-        counts = torch.bincount(labels.argmax(1), minlength=labels.shape[1])
-        order = torch.multinomial(
-            1.0 / counts[labels.argmax(1)].double(), n, replacement=True, generator=generator
-        )
+        order = torch.randperm(n, generator=generator)
     return order.split(settings.batch_size)
 
 

@@ -4,10 +4,10 @@ import torch
 
 from blood_unet.core import sha256_arrays
 from blood_unet.data import phantom
-from blood_unet.heatmaps import HardDice
-from blood_unet.local_surrogate import cell_parts, make_game
+from blood_unet.targets import HardDice
+from blood_unet.coalitions import cell_parts, make_game
 from blood_unet.model import BloodUNet
-from blood_unet.preprocessing import to_tensor
+from blood_unet.images import to_tensor
 from blood_unet.shapley import play_all
 from blood_unet.training import Training, fit
 

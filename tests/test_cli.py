@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from blood_unet import core
-from blood_unet.cli import segment_files
+from blood_unet.segment import segment_files
 from blood_unet.core import ParameterError
 from blood_unet.data import phantom
 

@@ -8,7 +8,9 @@ from monai.networks import nets
 
 from blood_unet.core import ParameterError
 from blood_unet.data import phantom
-from blood_unet.heatmaps import CONTROLS, Adapter, LogitContrast, integrated_gradients
+from blood_unet.controls import CONTROLS
+from blood_unet.heatmaps import integrated_gradients
+from blood_unet.targets import Adapter, LogitContrast
 from blood_unet.scorecard import scorecard
 
 

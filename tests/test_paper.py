@@ -20,7 +20,7 @@ from blood_unet.data import phantom
 
 SPEC = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
 DRAW = '''import matplotlib.pyplot as plt
-from blood_unet.core import save_figure
+from blood_unet.plots import save_figure
 fig = plt.figure(figsize=(2, height)); plt.plot([0, height])
 save_figure(fig, 'fig0_toy', figures_dir, numbers=dict(height=height))'''
 
@@ -208,7 +208,7 @@ def test_a_folder_of_unlabelled_pictures_goes_through_the_book(tmp_path):
     book, own = tmp_path / 'nbs', tmp_path / 'own'
     for folder in (book, own):
         folder.mkdir()
-    for name in ('02_preprocessing', '03_model', '04_training'):
+    for name in ('02a_preprocessing', '03a_model', '04_training'):
         shutil.copy(paper.book_folder() / f'{name}.ipynb', book)
     (book / 'paper.yaml').write_text('quick: {}')
     for i, image in enumerate(phantom(40, size=64, seed=6).images):

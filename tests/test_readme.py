@@ -22,7 +22,7 @@ def test_tables_are_what_was_measured(name, make):
 
 def test_snippet_runs_as_pasted(tmp_path):
     (code,) = re.findall(r'```python\n(.*?)```', (TOP / 'README.md').read_text(), re.S)
-    assert len(code.splitlines()) == 5
+    assert len(code.splitlines()) == 6
     environment = {k: v for k, v in os.environ.items() if k != 'BLOOD_UNET_DATA'} | dict(
         MPLBACKEND='agg', PYTHONPATH=str(TOP)
     )

@@ -5,10 +5,10 @@ import pytest
 import shapiq
 
 from blood_unet.data import phantom
-from blood_unet.heatmaps import HardDice, LogitContrast, frozen_mask
-from blood_unet.local_surrogate import all_coalitions, cell_parts, make_game, play
+from blood_unet.targets import HardDice, LogitContrast, frozen_mask
+from blood_unet.coalitions import all_coalitions, cell_parts, make_game, play
 from blood_unet.model import BloodUNet
-from blood_unet.preprocessing import to_tensor
+from blood_unet.images import to_tensor
 from blood_unet.shapley import exact_shapley, shapley_interactions
 
 
