@@ -17,19 +17,19 @@ import numpy as np
 import torch
 import typer
 
-from blood_unet.segment import settle
+from blood_unet.segment import combine_masks
 from blood_unet.core import sha256_file, versions
 from blood_unet.files import write_json
 from blood_unet.metrics import dice, interval
 from blood_unet.data import load_expert
 from blood_unet.model import MASKS, BloodUNet, checkpoint_folder
-from blood_unet.predict import EightViews, Ensemble, predict
+from blood_unet.predict import TestTimeAugmentation, Ensemble, predict
 from blood_unet.preprocessing import make_masks
 from blood_unet.data import resize_cells
-from blood_unet.training import Training, evaluate, fit
+from blood_unet.training import TrainingConfig, evaluate, fit
 
 RUNS, RESULTS = Path('runs'), Path(__file__).parent / 'results'
-MILD = dict(batch_size=16, strong=0.0, turn=0.7, scale=0.2, colour=0.1, average=0.98)
+MILD = dict(batch_size=16, strong=0.0, turn=0.7, scale=0.2, colour=0.1, ema_decay=0.98)
 app = typer.Typer(help=__doc__)
 
 
@@ -58,7 +58,8 @@ def settled(found, recipe):
     The network where it is sure, else the recipe.
     """
     return {
-        m: [settle(p, mask) for p, mask in zip(getattr(found, f'{m}_probability'), recipe[m])] for m in MASKS
+        m: [combine_masks(p, mask) for p, mask in zip(getattr(found, f'{m}_probability'), recipe[m])]
+        for m in MASKS
     }
 
 
@@ -74,12 +75,12 @@ def provenance(name, settings, size):
     )
 
 
-def settings_for(n: int, steps: int, rate: float, seed: int) -> Training:
+def settings_for(n: int, steps: int, rate: float, seed: int) -> TrainingConfig:
     """Settings for `n` images: as many epochs as make about `steps` steps, so that a small set is not left
     half learnt, nor a large one learnt with its teacher's slips.
     """
     batches = math.ceil(n / MILD['batch_size'])
-    return Training(epochs=max(1, round(steps / batches)), learning_rate=rate, seed=seed, **MILD)
+    return TrainingConfig(epochs=max(1, round(steps / batches)), learning_rate=rate, seed=seed, **MILD)
 
 
 @app.command()
@@ -111,7 +112,7 @@ def adapt(
             tuned(name, dataclasses.replace(cells, **recipe), size, s, f'adapted-{kind}-{s.epochs}-{s.seed}')
             for s in settings
         ]
-        found = predict(EightViews(Ensemble(pupils)), cells.images)
+        found = predict(TestTimeAugmentation(Ensemble(pupils)), cells.images)
         joined = settled(found, recipe)
 
         def against(masks, m):
@@ -162,7 +163,9 @@ def finetune(
             taught = cells.subset(np.flatnonzero(fold != k))
             settings = settings_for(len(taught), steps, rate, seed=0)
             table = evaluate(
-                EightViews(tuned(name, taught, size, settings, f'fine-{kind}-{settings.epochs}-{folds}-{k}')),
+                TestTimeAugmentation(
+                    tuned(name, taught, size, settings, f'fine-{kind}-{settings.epochs}-{folds}-{k}')
+                ),
                 cells.subset(np.flatnonzero(fold == k)),
             )
             scores[:, fold == k] = table.nucleus_dice, table.cell_dice

@@ -21,8 +21,6 @@ from scipy import ndimage as ndi
 
 from blood_unet.auxiliary import (
     WORDS,
-    auroc,
-    auroc_interval,
     background_ring,
     bottleneck_features,
     class_drop,
@@ -34,6 +32,7 @@ from blood_unet.auxiliary import (
     shuffle_within,
     word_rows,
 )
+from blood_unet.metrics import auroc, auroc_interval
 from blood_unet.core import sha256_file, versions
 from blood_unet.files import write_json
 from blood_unet.metrics import interval

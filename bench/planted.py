@@ -34,12 +34,7 @@ from blood_unet.images import to_tensor
 from blood_unet.preprocessing import make_masks
 from blood_unet.faithfulness import METRICS, Explained, curve, part_sums
 from blood_unet.metrics import crossed_interval, pair_auroc
-from blood_unet.scorecard import (
-    explain_case,
-    judge,
-    make_case,
-    part_explainers,
-)
+from blood_unet.scorecard import explain_case, judge, make_case, part_explainers
 
 RESULTS, FILLS, BOUND = Path(__file__).parent / 'results', ('nested', 'background'), 0.75
 TRUST, UNSEEN = (

@@ -15,11 +15,11 @@ from scipy import ndimage as ndi
 
 from blood_unet.data import phantom
 from blood_unet.phantom import PLANTED
-from blood_unet.coalitions import Players, cell_parts, make_game, masked_images
+from blood_unet.coalitions import FeatureMask, cell_parts, make_game, masked_images
 from blood_unet.model import BloodUNet, save_checkpoint
 from blood_unet.predict import predict
 from blood_unet.images import to_tensor, to_uint8
-from blood_unet.training import Training, fit
+from blood_unet.training import TrainingConfig, fit
 
 RUNS = Path(__file__).parent.parent / 'data' / 'runs' / 'planted'
 FILLS, SIZE, SEEDS = ('nested', 'background'), 28, (0, 1, 2, 3, 4)
@@ -59,7 +59,7 @@ def bits(cells, flipped, family: str):
     return np.stack([first, first ^ cells.labels.astype(bool)], 1)
 
 
-def cell_players(cells) -> Players:
+def cell_players(cells) -> FeatureMask:
     return cell_parts(cells.nucleus & cells.cell, cells.cell, cells.red & ~cells.cell)
 
 
@@ -71,7 +71,9 @@ def hidden_copies(cells, present, family: str, seed: int):
     rng, x, parts = np.random.default_rng([seed, 7]), to_tensor(cells.images), cell_players(cells)
     order = torch.from_numpy(rng.permutation(len(x)))
     games = [
-        make_game(x, parts, fill, donors=x[order], donor_players=Players(parts.labels[order], parts.names))
+        make_game(
+            x, parts, fill, donors=x[order], donor_players=FeatureMask(parts.labels[order], parts.names)
+        )
         for fill in FILLS
     ]
     members, kind = rng.random((len(x), 5)) < rng.random((len(x), 1)), rng.integers(0, 4, len(x))
@@ -87,7 +89,9 @@ def hidden_copies(cells, present, family: str, seed: int):
             images[i] = masked_images(game, torch.from_numpy(members[i : i + 1]), row)[0]
         else:
             shown[i] = torch.from_numpy(visible(shown.shape[1:], rng))
-            images[i] = torch.where(shown[i], x[i], (game.absent if game.hosted is None else game.hosted)[i])
+            images[i] = torch.where(
+                shown[i], x[i], (game.absent if game.absent_nested is None else game.absent_nested)[i]
+            )
     shown = shown.numpy()
     return replace(
         cells,
@@ -145,7 +149,7 @@ def network(family: str, seed: int, hide: bool = True, data=None, n: int = 1000,
         model,
         cells,
         targets=target,
-        settings=Training(
+        settings=TrainingConfig(
             epochs=epochs,
             seed=seed,
             learning_rate=4e-3,
@@ -155,7 +159,7 @@ def network(family: str, seed: int, hide: bool = True, data=None, n: int = 1000,
             shift=0.03,
             scale=0.0,
             noise=0.0,
-            average=0.98,
+            ema_decay=0.98,
         ),
         progress=False,
     )

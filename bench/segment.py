@@ -17,14 +17,14 @@ from blood_unet.files import write_json
 from blood_unet.metrics import dice, interval
 from blood_unet.data import load_expert
 from blood_unet.model import BloodUNet, checkpoint_folder
-from blood_unet.predict import EightViews, predict
+from blood_unet.predict import TestTimeAugmentation, predict
 
 RESULTS = Path(__file__).parent / 'results'
 
 
 def main(model: str = 'blood-unet-64', threads: int = 2):
     torch.set_num_threads(threads)
-    network, rows = EightViews(BloodUNet.from_pretrained(model)), {}
+    network, rows = TestTimeAugmentation(BloodUNet.from_pretrained(model)), {}
     for name in ('jiangxi', 'cellavision', 'all_idb2'):
         rows[name] = {}
         for half in ('choose', 'report'):

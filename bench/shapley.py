@@ -25,11 +25,11 @@ from blood_unet.metrics import interval
 from blood_unet.data import balanced_indices, load_cells
 from blood_unet.targets import ClassLogOdds, HardDice, frozen_mask
 from blood_unet.coalitions import (
-    Players,
+    FeatureMask,
     all_coalitions,
     cell_parts,
     make_game,
-    play,
+    coalition_values,
     recipe_parts,
     superpixel_game,
 )
@@ -42,9 +42,9 @@ from blood_unet.coalitions import qualified_fills
 from blood_unet.shapley import (
     agreement_table,
     by_class,
-    exact_shapley,
-    integrate,
-    play_all,
+    shapley_from_table,
+    combine_values,
+    all_coalition_values,
     sampled_shapley,
     shapley_interactions,
     table_game,
@@ -108,7 +108,7 @@ def whole(
     some = has[::thin]
     fills = qualified_fills(
         x[some],
-        Players(parts.labels[some], parts.names),
+        FeatureMask(parts.labels[some], parts.names),
         network,
         HardDice(mask[some]),
         ('nested', 'background', 'mean'),
@@ -134,13 +134,13 @@ def whole(
         target = ClassLogOdds(predicted[chosen]) if name == 'predicted_class' else HardDice(mask[chosen])
         ready = 64 * len(list((folder / run).glob('*.npy'))) if folder else 0
         game, start = (
-            make_game(x[chosen], Players(parts.labels[chosen], parts.names), fill, always),
+            make_game(x[chosen], FeatureMask(parts.labels[chosen], parts.names), fill, always),
             time.perf_counter(),
         )
-        values = play_all(game, network, target, folder and folder / run)
+        values = all_coalition_values(game, network, target, folder and folder / run)
         seconds, shapley, pairs = (
             time.perf_counter() - start,
-            exact_shapley(values),
+            shapley_from_table(values),
             shapley_interactions(values),
         )
         apart = np.abs(shapley.sum(1) - (values[:, -1] - values[:, 0])).max()
@@ -207,8 +207,8 @@ def robust(model: str = 'blood-unet-28', images: int = 200, threads: int = 1, se
         values = {}
         for how, f in change.items():
             n_, c_ = f(nucleus & cell), f(cell)
-            values[how] = exact_shapley(
-                play(
+            values[how] = shapley_from_table(
+                coalition_values(
                     make_game(x[pick], cell_parts(n_ & c_, c_, red & ~c_), 'background'),
                     network,
                     target,
@@ -218,9 +218,11 @@ def robust(model: str = 'blood-unet-28', images: int = 200, threads: int = 1, se
             )
         game = make_game(x[pick], cell_parts(nucleus & cell, cell, red & ~cell), 'background')
         shifted = game._replace(
-            players=Players(game.players.labels.roll((14, 14), (1, 2)), game.players.names)
+            players=FeatureMask(game.players.labels.roll((14, 14), (1, 2)), game.players.names)
         )
-        values['shifted'] = exact_shapley(play(shifted, network, target, all_coalitions(5), 128))
+        values['shifted'] = shapley_from_table(
+            coalition_values(shifted, network, target, all_coalitions(5), 128)
+        )
         result[name] = {
             how: {player: interval(v[:, i]) for i, player in enumerate(game.players.names)}
             for how, v in values.items()
@@ -249,7 +251,7 @@ def cost(
     seconds = dict(ours=[], bare=[])
     for _ in range(rounds + 1):
         start = time.perf_counter()
-        exact_shapley(play(game, network, target, all_coalitions(8), batch_size))
+        shapley_from_table(coalition_values(game, network, target, all_coalitions(8), batch_size))
         middle = time.perf_counter()
         with torch.no_grad():
             for _ in range(256 * images // batch_size):
@@ -286,7 +288,9 @@ def superpixel_table(model: str, images: int, folder: Path, threads: int, seed: 
         if target == 'nucleus'
         else ClassLogOdds(predict(network, cells.images).class_probability.argmax(1))
     )
-    return cells, play_all(game, network, goal, folder and folder / f'superpixels-{target}', chunk=4)
+    return cells, all_coalition_values(
+        game, network, goal, folder and folder / f'superpixels-{target}', chunk=4
+    )
 
 
 @app.command()
@@ -303,7 +307,7 @@ def sampling(
     Coverage, width and forwards where the stopping rule stops
     """
     cells, table = superpixel_table(model, images, folder, threads, seed)
-    exact, replay = exact_shapley(table), table_game(table)
+    exact, replay = shapley_from_table(table), table_game(table)
     methods = dict(
         ours=lambda m, s: sampled_shapley(*replay, samples=m, seed=s).values,
         unpaired=lambda m, s: sampled_shapley(*replay, samples=m, seed=s, paired=False).values,
@@ -387,7 +391,7 @@ def together(
         if not count:
             continue
         cells, table = superpixel_table(model, count, folder, threads, seed, target)
-        exact, replay = exact_shapley(table), table_game(table)
+        exact, replay = shapley_from_table(table), table_game(table)
         near = np.linalg.norm(exact, axis=1)
         results[target] = dict(images=len(cells), digest=cells.digest)
         for forwards in (96, 192, 384):
@@ -401,9 +405,9 @@ def together(
             measures = {k: [] for k in ('len', 'shap', 'both')}
             agree = []
             for s in range(seeds):
-                joined = integrate(line(forwards // 2, s), value(forwards // 2, s))
+                joined = combine_values(line(forwards // 2, s), value(forwards // 2, s))
                 found = dict(len=line(forwards, s), shap=value(forwards, s), both=joined.values)
-                agree.append((integrate(found['len'], found['shap'])))
+                agree.append((combine_values(found['len'], found['shap'])))
                 for k, v in found.items():
                     measures[k].append(
                         (

@@ -26,7 +26,7 @@ from blood_unet.metrics import interval
 from blood_unet.data import load_bloodmnist
 from blood_unet.controls import CONTROLS
 from blood_unet.targets import ClassLogOdds, HardDice, LogitContrast, frozen_mask, score
-from blood_unet.coalitions import all_coalitions, play, superpixel_game
+from blood_unet.coalitions import all_coalitions, coalition_values, superpixel_game
 from blood_unet.local_surrogate import (
     draw_coalitions,
     explained,
@@ -69,7 +69,7 @@ def table(model, x, mask, cache: Path, chunks: int):
         if path.exists() or chunks == 0:
             continue
         part, chunks = slice(start, start + CHUNK), chunks - 1
-        values = play(
+        values = coalition_values(
             superpixel_game(x[part], inside=INSIDE, outside=OUTSIDE), model, HardDice(mask[part]), EVERY, 256
         )
         with atomic_path(path) as temporary, open(temporary, 'wb') as f:

@@ -26,9 +26,9 @@ from blood_unet.files import atomic_path, write_json
 from blood_unet.metrics import dice, interval
 from blood_unet.data import load_cells, load_expert, phantom
 from blood_unet.model import BUNDLED, BloodUNet, count_parameters, save_checkpoint
-from blood_unet.predict import EightViews, predict
-from blood_unet.preprocessing import around, finish_nucleus, make_masks, radius, solidity
-from blood_unet.training import Training, class_scores, evaluate, fit, one_hot
+from blood_unet.predict import TestTimeAugmentation, predict
+from blood_unet.preprocessing import connected_to_nucleus, finish_nucleus, make_masks, radius, solidity
+from blood_unet.training import TrainingConfig, class_scores, evaluate, fit, one_hot
 
 RUNS, RESULTS = Path('runs'), Path(__file__).parent / 'results'
 
@@ -41,7 +41,7 @@ class Plan(NamedTuple):
 
     size: int
     options: dict
-    settings: Training
+    settings: TrainingConfig
     teacher: str = None
     share: float = 0.5  # of the teacher in the class targets (Hinton et al. 2015)
     start: str = None  # the run whose weights it starts from
@@ -52,11 +52,11 @@ class Plan(NamedTuple):
 
 LARGE = dict(widths=(16, 32, 64, 128, 192), decoder_depth=1)
 NETWORKS = {
-    'first-64': Plan(64, LARGE, Training(epochs=18, strong=0.35)),
+    'first-64': Plan(64, LARGE, TrainingConfig(epochs=18, strong=0.35)),
     'second-64': Plan(
         64,
         LARGE,
-        Training(epochs=8, strong=0.35, regions=0.5, learning_rate=1e-3, smoothing=0.0),
+        TrainingConfig(epochs=8, strong=0.35, regions=0.5, learning_rate=1e-3, smoothing=0.0),
         teacher='first-64',
         start='first-64',
         masks=('first-64',),
@@ -64,7 +64,7 @@ NETWORKS = {
     'blood-unet-64': Plan(
         64,
         LARGE,
-        Training(epochs=5, strong=0.35, regions=0.6, learning_rate=8e-4, smoothing=0.0),
+        TrainingConfig(epochs=5, strong=0.35, regions=0.6, learning_rate=8e-4, smoothing=0.0),
         teacher='first-64',
         start='second-64',
         masks=('first-64', 'second-64'),
@@ -72,13 +72,13 @@ NETWORKS = {
     'blood-unet-28': Plan(
         28,
         dict(widths=(16, 48, 96, 192), decoder_depth=1),
-        Training(epochs=26, strong=0.15, turn=0.3, learning_rate=3e-3, smoothing=0.0),
+        TrainingConfig(epochs=26, strong=0.15, turn=0.3, learning_rate=3e-3, smoothing=0.0),
         teacher='first-64',
     ),
     'phantom-28': Plan(
         28,
         dict(widths=(8, 16, 32), decoder_depth=1),
-        Training(epochs=10, strong=0.2, batch_size=32, learning_rate=4e-3),
+        TrainingConfig(epochs=10, strong=0.2, batch_size=32, learning_rate=4e-3),
     ),
 }
 app = typer.Typer(help=__doc__)
@@ -101,7 +101,7 @@ def splits(name):
     return tuple(labelled(load_cells('bloodmnist', split, size)) for split in ('train', 'val'))
 
 
-def ask(run, views=EightViews):
+def ask(run, views=TestTimeAugmentation):
     """What a finished network says of the training images: `(nucleus, cell, class probabilities)`.
 
     Kept in runs/.
@@ -123,7 +123,7 @@ def ask(run, views=EightViews):
 
 def tidy(cell, nucleus):
     "A cell mask with its nucleus, without holes, spurs and what does not touch it."
-    return around(cell | nucleus, nucleus, 0.1 * radius(nucleus)) if nucleus.any() else cell
+    return connected_to_nucleus(cell | nucleus, nucleus, 0.1 * radius(nucleus)) if nucleus.any() else cell
 
 
 def compactness(mask):
@@ -149,7 +149,7 @@ def self_taught(cells, runs):
     """The cells with the first run's nuclei and, with several runs, the most compact of their cells and the
     recipe's.
     """
-    said = [ask(run, EightViews if run == 'first-64' else lambda network: network) for run in runs]
+    said = [ask(run, TestTimeAugmentation if run == 'first-64' else lambda network: network) for run in runs]
     cell = said[0][1]
     if len(said) > 1:
         cell = np.stack(
@@ -197,7 +197,7 @@ def train(name: str, seed: int = 0):
 def on_test(network, cells):
     "Class scores on the test split and agreement with the recipe's masks, plain and over eight views."
     rows = {}
-    for label, model in (('one view', network), ('eight views', EightViews(network))):
+    for label, model in (('one view', network), ('eight views', TestTimeAugmentation(network))):
         table = evaluate(model, cells)
         rows[label] = class_scores(table) | dict(
             accuracy_interval=interval((table.label == table.predicted).astype(float)),
@@ -216,7 +216,7 @@ def on_experts(network):
             for m in ('nucleus', 'cell')
         }
         rows[name] = {}
-        for label, model in (('one view', network), ('eight views', EightViews(network))):
+        for label, model in (('one view', network), ('eight views', TestTimeAugmentation(network))):
             table = evaluate(model, cells)
             rows[name][label] = {
                 m: dict(
@@ -408,7 +408,7 @@ def seeds(name: str = 'blood-unet-28'):
     def score(model):
         return {
             label: class_scores(evaluate(m, test))
-            for label, m in (('one view', model), ('eight views', EightViews(model)))
+            for label, m in (('one view', model), ('eight views', TestTimeAugmentation(model)))
         }
 
     rows = {str(seed): score(network) for seed, network in networks.items()} | dict(

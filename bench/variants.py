@@ -22,10 +22,10 @@ from blood_unet.core import versions
 from blood_unet.files import write_json
 from blood_unet.data import load_cells, load_expert
 from blood_unet.model import BloodUNet, count_parameters
-from blood_unet.predict import Ensemble, EightViews
+from blood_unet.predict import Ensemble, TestTimeAugmentation
 from blood_unet.preprocessing import make_masks
 from blood_unet.data import resize_cells
-from blood_unet.training import Training, evaluate, fit
+from blood_unet.training import TrainingConfig, evaluate, fit
 
 RESULTS = Path(__file__).parent / 'results'
 WIDTHS = (16, 32, 64, 128)
@@ -81,7 +81,7 @@ def start_from_experts(network, seed):
     The transfer whose use is asked for.
     """
     cells = resize_cells(dataclasses.replace(load_expert('jiangxi', 'choose'), labels=None), 28)
-    fit(network, cells, None, Training(epochs=6, batch_size=16, seed=seed), progress=False)
+    fit(network, cells, None, TrainingConfig(epochs=6, batch_size=16, seed=seed), progress=False)
 
 
 def main(seeds: int = 3, train: int = 4000, epochs: int = 6, threads: int = 1):
@@ -113,7 +113,9 @@ def main(seeds: int = 3, train: int = 4000, epochs: int = 6, threads: int = 1):
                 network = BloodUNet(widths=WIDTHS, **options)
                 if name.startswith('started'):
                     start_from_experts(network, seed)
-                fit(network, cells, None, Training(epochs=epochs, seed=seed, **settings), progress=False)
+                fit(
+                    network, cells, None, TrainingConfig(epochs=epochs, seed=seed, **settings), progress=False
+                )
                 if name == next(iter(VARIANTS)):
                     networks.append(network)
                 rows.append(scores(network, test, experts))
@@ -122,7 +124,7 @@ def main(seeds: int = 3, train: int = 4000, epochs: int = 6, threads: int = 1):
         print(name, {k: round(float(v.mean()), 4) for k, v in raw[name].items()}, flush=True)
     raw['three seeds averaged'] = {k: v[None] for k, v in scores(Ensemble(networks), test, experts).items()}
     raw['one network, eight views'] = {
-        k: v[None] for k, v in scores(EightViews(networks[0]), test, experts).items()
+        k: v[None] for k, v in scores(TestTimeAugmentation(networks[0]), test, experts).items()
     }
     base = raw[next(iter(VARIANTS))]
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WORDS', 'narrowing', 'measurements', 'bottleneck_features', 'fit_auxiliary', 'fit_probe', 'explain_auxiliary',
-           'importance', 'Word', 'load_words', 'word_rows', 'auroc', 'auroc_interval', 'check_mask', 'shuffle_within',
-           'recolour', 'background_ring', 'class_drop']
+           'importance', 'Word', 'load_words', 'word_rows', 'check_mask', 'shuffle_within', 'recolour',
+           'background_ring', 'class_drop']
 
 # %% ../nbs/08a_auxiliary.ipynb #8e4b7666
 from typing import NamedTuple
@@ -16,7 +16,6 @@ import shap
 import torch
 import torch.nn.functional as F
 from scipy import ndimage as ndi
-from scipy.stats import rankdata
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegressionCV
@@ -26,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 
 from .core import DataError, ParameterError, check_choice
 from .data import N_SAMPLES, SPLITS, data_dirs, find_data
-from .images import target_shape, to_tensor
+from .images import resample, target_shape, to_tensor
 from .metrics import interval
 from .predict import default_batch_size, evaluating, pick_device
 from .preprocessing import measure_cells
@@ -87,9 +86,7 @@ def bottleneck_features(model, images, batch_size: int = None, device: str = 'au
     with evaluating(model):
         for start in range(0, len(images), batch_size):
             x = to_tensor(images[start : start + batch_size]).to(device)
-            x = F.interpolate(
-                x, target_shape(x.shape[-2:], size), mode='bilinear', antialias=True, align_corners=False
-            )
+            x = resample(x, target_shape(x.shape[-2:], size))
             x = F.pad(x, (0, -x.shape[-1] % model.stride, 0, -x.shape[-2] % model.stride), mode='replicate')
             parts.append(model.encode(x)[-1].mean((2, 3)).double().cpu())
     return torch.cat(parts).numpy()
@@ -244,50 +241,6 @@ def word_rows(words, labels, word: Word):
         (np.asarray(labels) == word.label) & words[word.column].isin(word.yes + word.no).to_numpy()
     )
     return rows, words[word.column].iloc[rows].isin(word.yes).to_numpy()
-
-# %% ../nbs/08a_auxiliary.ipynb #71ffe3a4
-def auroc(positive, values):
-    """Area under the ROC curve: bool (n,) and values (..., n) to float64 (...); ties count half.
-
-    Raises `ParameterError` unless there are both kinds.
-    """
-    positive, n = np.asarray(positive), len(positive)
-    k = int(positive.sum())
-    if not 0 < k < n:
-        raise ParameterError(
-            f'{k} positive of {n}', 'cells of both kinds', 'choose another word or more cells'
-        )
-    return (rankdata(values, axis=-1)[..., positive].sum(-1) - k * (k + 1) / 2) / (k * (n - k))
-
-
-def auroc_interval(positive, values, against=None, seed: int = 0, n_resamples: int = 2000) -> dict:
-    """AUROC of `values` (n,), or, with `against` (n,), how much it is above the AUROC of those on the same
-    cells: mean, low, high, n, positive.
-
-    95 % bootstrap percentile interval; positive and negative cells are drawn apart, so that every draw holds
-    both.
-    """
-    positive, rng = np.asarray(positive), np.random.default_rng(seed)
-    kinds = [np.flatnonzero(positive), np.flatnonzero(~positive)]
-
-    def area(truth, pick):
-        return auroc(truth, np.asarray(values, float)[pick]) - (
-            0 if against is None else auroc(truth, np.asarray(against, float)[pick])
-        )
-
-    mean = float(area(positive, np.arange(len(positive))))
-    draws = area(
-        np.repeat([True, False], [len(k) for k in kinds]),
-        np.concatenate([rng.choice(k, (n_resamples, len(k))) for k in kinds], 1),
-    )
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return dict(
-        mean=round(mean, 5),
-        low=round(float(low), 5),
-        high=round(float(high), 5),
-        n=len(positive),
-        positive=int(positive.sum()),
-    )
 
 # %% ../nbs/08a_auxiliary.ipynb #f332363f
 def check_mask(x, mask):

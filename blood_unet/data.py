@@ -9,7 +9,6 @@ __all__ = ['SIZES', 'SPLITS', 'CLASSES', 'SHORT', 'N_SAMPLES', 'CLASS_TOTALS', '
            'load_cells', 'resize_cells']
 
 # %% ../nbs/01b_data.ipynb #9ed1c01f
-import dataclasses
 import os
 import zipfile
 import zlib
@@ -18,14 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps
 from medmnist import INFO
 
 from .core import DataError, ImageError, ParameterError, check_choice, sha256_arrays
 from .files import SUFFIXES
-from .images import MIN_SIDE, read_image, to_tensor, to_uint8
+from .images import MIN_SIDE, read_image, resize
 from .phantom import draw_phantoms
 
 # %% ../nbs/01b_data.ipynb #32a71fd4
@@ -617,25 +614,11 @@ def resize_cells(cells: Cells, size: int) -> Cells:
             mode=mode,
         )
 
-    def image(array):
-        x = F.interpolate(
-            to_tensor(square(array, 'edge')[None]),
-            (size, size),
-            mode='bilinear',
-            antialias=True,
-            align_corners=False,
-        )
-        return to_uint8(x)[0]
-
-    def mask(array):
-        x = torch.from_numpy(square(array, 'constant'))[None, None].float()
-        return (
-            F.interpolate(x, (size, size), mode='bilinear', antialias=True, align_corners=False)[0, 0] >= 0.5
-        ).numpy()
-
+    shape = (size, size)
     masks = {
-        k: np.stack([mask(m) for m in getattr(cells, k)])
+        k: np.stack([resize(square(m, 'constant'), shape) for m in getattr(cells, k)])
         for k in ('nucleus', 'cell', 'red')
         if getattr(cells, k) is not None
     }
-    return dataclasses.replace(cells, images=np.stack([image(i) for i in cells.images]), **masks)
+    images = np.stack([resize(square(image, 'edge'), shape) for image in cells.images])
+    return replace(cells, images=images, **masks)

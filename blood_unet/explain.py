@@ -27,11 +27,11 @@ from tqdm.auto import tqdm
 from .cli import app
 from blood_unet.coalitions import (
     PARTS,
-    Game,
-    Players,
+    FeatureMask,
+    MaskingGame,
     cell_parts,
     make_game,
-    paint,
+    paint_players,
     recipe_parts,
     superpixel_game,
 )
@@ -42,7 +42,7 @@ from .explorer import Subject, shap_spread
 from .faithfulness import METRICS
 from .files import find_images, output_folder, output_stems, write_all
 from .heatmaps import attention_maps, grad_cam, integrated_gradients
-from .images import batches, target_shape, to_tensor, to_uint8
+from .images import background_colour, batches, resample, target_shape, to_tensor, to_uint8
 from .local_surrogate import local_surrogate
 from .model import BloodUNet
 from .plots import PALETTE, enlarge
@@ -50,7 +50,7 @@ from .predict import evaluating, pick_device
 from .preprocessing import add_masks, make_masks
 from .scorecard import detection, part_explainers, scorecard
 from .shapley import sampled_shapley
-from .targets import ClassLogOdds, HardDice, contrast_of, frozen_mask, model_device
+from .targets import ClassLogOdds, HardDice, frozen_mask, gradcam_target, model_device
 
 # %% ../nbs/15_explain.ipynb #e922fd8a
 class Prepared(NamedTuple):
@@ -61,8 +61,8 @@ class Prepared(NamedTuple):
     """
 
     x: torch.Tensor
-    parts: Players
-    tiles: Game
+    parts: FeatureMask
+    tiles: MaskingGame
     slide: torch.Tensor
     shape: tuple
 
@@ -72,13 +72,7 @@ def prepare(image, size: int, seed: int = 0) -> Prepared:
 
     Raises `ParameterError` where no cell is found in it.
     """
-    x = F.interpolate(
-        to_tensor(image[None]),
-        target_shape(image.shape[:2], size),
-        mode='bilinear',
-        antialias=True,
-        align_corners=False,
-    )
+    x = resample(to_tensor(image[None]), target_shape(image.shape[:2], size))
     small = to_uint8(x)
     parts = recipe_parts(small)
     cell = (parts.labels <= 2).numpy()
@@ -88,7 +82,7 @@ def prepare(image, size: int, seed: int = 0) -> Prepared:
             'one white cell on a slide',
             'cut the picture so that one cell lies in its middle',
         )
-    slide = torch.quantile(x.flatten(2), 0.95, dim=2)[..., None, None].expand_as(x)
+    slide = background_colour(x).expand_as(x)
     return Prepared(
         to_tensor(small),
         parts,
@@ -132,11 +126,11 @@ class Explanation(NamedTuple):
     table: pd.DataFrame
 
 
-def _ground(cell: Prepared) -> Players:
-    return Players(torch.full_like(cell.parts.labels, 4), PARTS)  # an empty slide is all background
+def _ground(cell: Prepared) -> FeatureMask:
+    return FeatureMask(torch.full_like(cell.parts.labels, 4), PARTS)  # an empty slide is all background
 
 
-def _game(cell: Prepared, always, tiles: bool) -> Game:
+def _game(cell: Prepared, always, tiles: bool) -> MaskingGame:
     """The game over the superpixels, or over the parts (nested fill), of one prepared image.
 
     `always`: whether the nucleus is shown in any case.
@@ -147,7 +141,7 @@ def _game(cell: Prepared, always, tiles: bool) -> Game:
         )
     return (
         cell.tiles._replace(
-            players=Players(
+            players=FeatureMask(
                 torch.where(cell.parts.labels <= 1, -1, cell.tiles.players.labels), cell.tiles.players.names
             )
         )
@@ -165,8 +159,8 @@ def explain_one(
     and borders moved by 1 px (`explorer.shap_spread`); 'shap', 'len': sampled Shapley values and local
     surrogate over superpixels (`samples` forwards), with 95 % intervals; 'gradcam', 'ig', 'attention': heat
     maps, in the table their means over parts, without an interval; Grad-CAM of a mask is that of
-    `contrast_of` it. `error`: half of `high` minus `low`. A heat map has no context game, and some cells no
-    fill that hides the nucleus: both raise `ParameterError`.
+    `gradcam_target` it. `error`: half of `high` minus `low`. A heat map has no context game, and some cells
+    no fill that hides the nucleus: both raise `ParameterError`.
     """
     check_choice(method, METHODS, 'method')
     goal, always = make_target(target, model, cell.x)
@@ -205,7 +199,7 @@ def _answer(cell, model, method, target, goal, always, seed, samples) -> tuple:
                 'choose another method or target',
             )
         if method == 'gradcam':
-            goal = contrast_of(goal)
+            goal = gradcam_target(goal)
         heat = {'gradcam': grad_cam, 'ig': integrated_gradients}.get(
             method, lambda model, goal, x: attention_maps(model, x)
         )(model, goal, cell.x)[0]
@@ -222,7 +216,7 @@ def _answer(cell, model, method, target, goal, always, seed, samples) -> tuple:
     else:
         found = local_surrogate(game, model, goal, samples=samples, seed=seed)
         values, low, high, r2 = found.coefficients[0], found.low[0], found.high[0], float(found.r2[0])
-    return paint(values[None], game.players)[0], game.players.names, values, low, high, r2
+    return paint_players(values[None], game.players)[0], game.players.names, values, low, high, r2
 
 # %% ../nbs/15_explain.ipynb #5c1d8c32
 def draw_explanation(image, found: Explanation, title: str):
@@ -487,7 +481,7 @@ def scorecard_files(
     inner = cells.nucleus & cells.cell
     players = cell_parts(inner, cells.cell, red & ~cells.cell)
     explainers = {
-        'Grad-CAM': lambda m, t, x, s: grad_cam(m, contrast_of(t), x),
+        'Grad-CAM': lambda m, t, x, s: grad_cam(m, gradcam_target(t), x),
         'integrated gradients': lambda m, t, x, s: integrated_gradients(m, t, x),
         'attention': lambda m, t, x, s: attention_maps(m, x),
     }

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTIAL', 'SUFFIXES', 'atomic_path', 'sweep_partial', 'writable_folder', 'write_json', 'read_results', 'find_images',
-           'output_stems', 'png_bytes', 'write_all', 'output_folder']
+           'output_stems', 'file_bytes', 'png_bytes', 'write_all', 'output_folder', 'earlier_table', 'table_bytes']
 
 # %% ../nbs/00b_files.ipynb #f560605d
 import contextlib
@@ -15,6 +15,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 from PIL import Image
 
 import blood_unet
@@ -174,11 +175,16 @@ def output_stems(files) -> list:
     return stems
 
 # %% ../nbs/00b_files.ipynb #77ff0ed8
+def file_bytes(save) -> bytes:
+    "What `save(buffer)` writes into a file, such as a figure's or an image's `savefig`, as bytes."
+    buffer = io.BytesIO()
+    save(buffer)
+    return buffer.getvalue()
+
+
 def png_bytes(array) -> bytes:
     "A uint8 array (H, W) or (H, W, 3) as the bytes of a PNG file."
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format='PNG')
-    return buffer.getvalue()
+    return file_bytes(lambda buffer: Image.fromarray(array).save(buffer, format='PNG'))
 
 
 def write_all(contents: dict):
@@ -213,3 +219,29 @@ def output_folder(out, paths, files, endings) -> Path:
             f'output folder {out}, which holds the input', 'another folder', 'name a new one with --out'
         )
     return writable_folder(out)
+
+# %% ../nbs/00b_files.ipynb #9ada0b7d
+def earlier_table(path, columns, dtype=None):
+    """The table of an earlier run: a DataFrame with `columns`, empty where there is no file.
+
+    `dtype`: as in `pandas.read_csv`. Raises `ParameterError` where the file is no such table.
+    """
+    columns = list(columns)
+    if not path.exists():
+        return pd.DataFrame(columns=columns)
+    try:
+        there = pd.read_csv(path, dtype=dtype)
+    except (ValueError, UnicodeDecodeError):
+        there = pd.DataFrame()
+    if list(there) != columns:
+        raise ParameterError(
+            f'{path}, which is no table of an earlier run (columns {", ".join(map(str, there)) or "none"})',
+            f'the columns {", ".join(columns[:4])} ...',
+            'move it away, or name another folder with --out',
+        )
+    return there
+
+
+def table_bytes(table, **kwargs) -> bytes:
+    "A DataFrame as the bytes of a CSV file without its index; `kwargs`: of `DataFrame.to_csv`."
+    return table.to_csv(index=False, **kwargs).encode(errors='backslashreplace')

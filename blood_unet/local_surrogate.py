@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
-from .coalitions import Game, paint, play, superpixel_game
+from .coalitions import MaskingGame, coalition_values, paint_players, superpixel_game
 from .core import ParameterError
 
 # %% ../nbs/07b_len.ipynb #29b67cfd
@@ -162,7 +162,7 @@ def explained(coefficients, intercept, coalitions, values, weights):
 
 # %% ../nbs/07b_len.ipynb #a11fcb07
 def local_surrogate(
-    game: Game,
+    game: MaskingGame,
     model,
     target,
     samples: int = 256,
@@ -195,7 +195,7 @@ def local_surrogate(
         )
     drawn = draw_coalitions(n, samples + fresh, np.random.default_rng(seed), paired)
     used = min(samples // 2 * 2 if paired else samples, len(drawn))
-    values = play(game, model, target, drawn, batch_size)
+    values = coalition_values(game, model, target, drawn, batch_size)
     weights = kernel_weights(drawn.sum(1), n, kernel_width)
     fitted, unseen = slice(0, used), slice(used if used < len(drawn) else 0, None)
     design, ridge = surrogate_design(drawn[fitted], kernel_width, alpha, control)
@@ -232,7 +232,7 @@ def len_map(
     `local_surrogate`.
     """
     game = superpixel_game(x, cell, inside, outside, fill, seed)
-    return paint(
+    return paint_players(
         local_surrogate(game, model, target, samples, seed, batch_size=batch_size, **kwargs).coefficients,
         game.players,
     )

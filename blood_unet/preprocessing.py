@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'SHAPE', 'closed_edges', 'published_upright', 'published', 'described', 'otsu', 'double_otsu', 'multiotsu',
-           'otsu3', 'part_areas', 'drop_small', 'white_balance', 'stretch', 'nucleus_darkness', 'radius', 'open_by',
+           'otsu3', 'part_areas', 'drop_small', 'white_balance', 'stretch', 'nucleus_darkness', 'radius', 'open_mask',
            'central_group', 'fill_small_holes', 'finish_nucleus', 'nucleus', 'foreground_grey', 'foreground',
-           'solidity', 'around', 'bluer_part', 'basin', 'finish_cell', 'cell', 'finish_red', 'red', 'Recipe',
-           'make_masks', 'add_masks', 'worst_decile', 'summary', 'recipe_dice', 'audit', 'measure_cells']
+           'solidity', 'connected_to_nucleus', 'bluer_part', 'nucleus_basin', 'finish_cell', 'cell', 'finish_red',
+           'red', 'Recipe', 'make_masks', 'add_masks', 'worst_decile', 'summary', 'recipe_dice', 'audit',
+           'measure_cells']
 
 # %% ../nbs/02a_preprocessing.ipynb #99ec6319
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from skimage.morphology import closing, convex_hull_image, disk, isotropic_dilat
 from skimage.segmentation import watershed
 
 from .core import DataError, ParameterError, check_choice
+from .images import background_colour
 from .metrics import bootstrap_mean, dice
 
 # %% ../nbs/02a_preprocessing.ipynb #2752e902
@@ -105,21 +107,19 @@ def drop_small(mask, share: float = 0.15):
     return mask & (areas >= share * areas.max())[labels]
 
 # %% ../nbs/02a_preprocessing.ipynb #49694224
-def white_balance(images, white: float = 95, blur: float = 0.005):
-    """Make the empty slide white and smooth a little.
+def white_balance(images, background=None, sigma: float = None, top: float = 1.1):
+    """Make the empty slide white and smooth a little: uint8 (..., H, W, 3) to float32, white near 255.
 
-    uint8 (..., H, W, 3) to float32, 0 to about 280, white near 255.
-
-    Each channel is divided by its `white`-th percentile over the image; the Gaussian is `blur` times the
-    image's side wide.
+    Each channel is divided by `background` (..., 1, 1, 3), by default the `background_colour` of each image,
+    and cut off at `top` times white; `sigma`: width of the Gaussian in pixels, by default .005 of the image's
+    side.
     """
     height, width = images.shape[-3:-1]
     values = images.astype(np.float32)
-    bright = np.percentile(values.reshape(*values.shape[:-3], -1, 3), white, axis=-2)[..., None, None, :] + 1
-    sigma = blur * np.sqrt(height * width)
-    return ndi.gaussian_filter(
-        np.clip(values / bright, 0, 1.1) * 255, (0,) * (images.ndim - 3) + (sigma, sigma, 0)
-    )
+    bright = (background_colour(values) if background is None else background) + 1
+    sigma = 0.005 * np.sqrt(height * width) if sigma is None else sigma
+    balanced = np.clip(values / bright, 0, top) * 255
+    return ndi.gaussian_filter(balanced, (0,) * (images.ndim - 3) + (sigma, sigma, 0))
 
 
 def stretch(values):
@@ -141,7 +141,7 @@ def radius(mask):
     return np.sqrt(mask.sum() / np.pi)
 
 
-def open_by(mask, pixels: float):
+def open_mask(mask, pixels: float):
     """Open a bool mask (H, W) with a disk of radius `pixels`.
 
     Unchanged below .7 px, or where nothing would be left.
@@ -184,7 +184,7 @@ def finish_nucleus(dark):
 
     Opened by a tenth of its radius, small parts dropped, grouped, small holes filled.
     """
-    return fill_small_holes(central_group(drop_small(open_by(dark, 0.1 * radius(dark)))))
+    return fill_small_holes(central_group(drop_small(open_mask(dark, 0.1 * radius(dark)))))
 
 
 def nucleus(image):
@@ -212,7 +212,7 @@ def solidity(mask):
     return mask.sum() / max(1, convex_hull_image(mask, offset_coordinates=False).sum())
 
 
-def around(mask, nucleus, pixels):
+def connected_to_nucleus(mask, nucleus, pixels):
     "Holes filled, opened by `pixels`, and only what is connected to the nucleus, which always belongs to it."
     core = isotropic_erosion(mask, pixels)
     opened = mask & isotropic_dilation(core, pixels) if core.any() else core
@@ -234,7 +234,7 @@ def bluer_part(balanced, mask, nucleus, gap: float = 20):
     return mask & ((blueness > cut) | nucleus)
 
 
-def basin(mask, nucleus, reach: float = 0.3):
+def nucleus_basin(mask, nucleus, reach: float = 0.3):
     """The watershed basin of the nucleus in the distance to the rim of `mask`.
 
     The other sources are peaks `reach` nucleus radii away from it.
@@ -260,12 +260,12 @@ def finish_cell(balanced, mask, nucleus, compact: float = 0.94):
     if not nucleus.any():
         return nucleus.copy()
     pixels = 0.1 * radius(nucleus)
-    mask = around(ndi.binary_fill_holes(mask | nucleus), nucleus, pixels)
-    for free in (bluer_part, lambda balanced, mask, nucleus: basin(mask, nucleus)):
+    mask = connected_to_nucleus(ndi.binary_fill_holes(mask | nucleus), nucleus, pixels)
+    for free in (bluer_part, lambda balanced, mask, nucleus: nucleus_basin(mask, nucleus)):
         if solidity(mask) >= compact:
             break
         freed = free(balanced, mask, nucleus)
-        mask = mask if freed is mask else around(freed, nucleus, pixels)
+        mask = mask if freed is mask else connected_to_nucleus(freed, nucleus, pixels)
     return mask
 
 
@@ -282,7 +282,7 @@ def cell(image, within=None):
 # %% ../nbs/02a_preprocessing.ipynb #f8608d43
 def finish_red(mask, cell):
     "Foreground (H, W) outside the white `cell`, filled, opened by a tenth of its radius."
-    return open_by(ndi.binary_fill_holes(mask) & ~cell, max(0.7, 0.1 * radius(cell)))
+    return open_mask(ndi.binary_fill_holes(mask) & ~cell, max(0.7, 0.1 * radius(cell)))
 
 
 def red(image):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['as_output', 'answer_of', 'log_odds', 'Adapter', 'RecipeModel', 'check_region', 'RegionTarget', 'HardDice', 'SoftDice',
            'LogitContrast', 'dice_of', 'ClassLogOdds', 'model_device', 'check_numbers', 'score', 'has_rows',
-           'check_rows', 'frozen_mask', 'mask_logits', 'twin', 'contrast_of']
+           'check_rows', 'frozen_mask', 'mask_logits', 'soft_target', 'gradcam_target']
 
 # %% ../nbs/05a_targets.ipynb #6d78a0b3
 from dataclasses import dataclass
@@ -349,12 +349,12 @@ def mask_logits(model, x, channel: int = 0, batch_size: int = None):
     return torch.cat([masks[:, channel].cpu() for masks in outputs])
 
 # %% ../nbs/05a_targets.ipynb #17375546
-def twin(target):
+def soft_target(target):
     "What a gradient method explains: the target's `soft_twin()`, or the target itself where it has none."
     return target.soft_twin() if hasattr(target, 'soft_twin') else target
 
 
-def contrast_of(target):
+def gradcam_target(target):
     """What Grad-CAM is better asked of a mask.
 
     The `LogitContrast` of a region target, since soft Dice is flat at its top; any other target as it is.

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COMPARED', 'EMPTY', 'NUCLEUS_ONLY', 'ALL', 'LIMIT', 'CONTEXT', 'COLUMNS', 'MODELS', 'fixed_recipe', 'part_masks',
-           'move_border', 'players_of', 'parts_game', 'one_of', 'coalition_masks', 'mask_values', 'qualifies',
-           'context_table', 'effects', 'agreement', 'follows', 'shifted', 'placebo_game', 'Claim', 'claim', 'per_class',
-           'make_models', 'compared', 'agreed', 'summarise']
+           'players_of', 'parts_game', 'coalition_masks', 'mask_values', 'context_table', 'effects', 'agreement',
+           'follows', 'shifted', 'placebo_game', 'Claim', 'claim', 'per_class', 'make_models', 'compared', 'agreed',
+           'summarise']
 
 # %% ../nbs/08c_teacher.ipynb #8b54f8ea
 from typing import NamedTuple
@@ -15,24 +15,26 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import ndimage as ndi
-from scipy.stats import rankdata
-from skimage.morphology import isotropic_dilation, isotropic_erosion
 
 from blood_unet.coalitions import (
     FILLS,
     PARTS,
-    Game,
-    Players,
+    FeatureMask,
+    MaskingGame,
     all_coalitions,
     cell_parts,
+    fill_qualifies,
+    game_of,
     make_game,
     masked_images,
+    move_border,
 )
 from .core import ParameterError, check_choice
-from .metrics import dice, interval
+from .images import background_colour
+from .metrics import cosine, dice, interval, rank_correlation
 from .predict import default_batch_size, evaluating
-from .preprocessing import finish_nucleus, make_masks, otsu3
-from .shapley import exact_shapley
+from .preprocessing import finish_nucleus, make_masks, otsu3, white_balance
+from .shapley import shapley_from_table
 from .targets import RecipeModel, model_device
 
 # %% ../nbs/08c_teacher.ipynb #e20d421f
@@ -44,13 +46,10 @@ def fixed_recipe(image):
     Its mask of `image` is the recipe's; a pixel of another picture is judged by colour alone, whatever else
     is in it.
     """
-    white = np.percentile(image.astype(np.float32).reshape(-1, 3), 95, axis=0) + 1
-    sigma = 0.005 * np.sqrt(image.shape[0] * image.shape[1])
+    background = background_colour(image.astype(np.float32))
 
     def darkness(images):
-        balanced = ndi.gaussian_filter(
-            np.clip(images.astype(np.float32) / white, 0, 1.1) * 255, (0, sigma, sigma, 0)
-        )
+        balanced = white_balance(images, background)
         return balanced[..., 1] - 0.5 * balanced[..., 2]
 
     own = darkness(image[None])
@@ -72,19 +71,7 @@ def part_masks(images, nucleus: str = 'multiotsu'):
     return inner & cell, cell, red & ~cell
 
 
-def move_border(masks, pixels: int):
-    """Bool masks (N, H, W) grown by `pixels`, or shrunk where that is negative.
-
-    The picture's border is no border of a mask.
-    """
-    if pixels == 0:
-        return masks
-    change = isotropic_dilation if pixels > 0 else isotropic_erosion
-    cut = abs(pixels)
-    return np.stack([change(np.pad(mask, cut, mode='edge'), cut)[cut:-cut, cut:-cut] for mask in masks])
-
-
-def players_of(masks, pixels: int = 0) -> Players:
+def players_of(masks, pixels: int = 0) -> FeatureMask:
     """The five parts (`PARTS`) of masks as `part_masks` gives them, all grown by `pixels` or shrunk.
 
     Neighbours stay outside the cell.
@@ -98,8 +85,8 @@ EMPTY, NUCLEUS_ONLY, ALL = 0, 3, 31  # rows of the 32 coalitions of `PARTS`
 LIMIT = 0.15
 
 
-def parts_game(x, players: Players, fill: str = 'nested flat') -> Game:
-    """A `Game` of float images (N, 3, H, W) with a fill of `coalitions.FILLS`, or one of them followed
+def parts_game(x, players: FeatureMask, fill: str = 'nested flat') -> MaskingGame:
+    """A `MaskingGame` of float images (N, 3, H, W) with a fill of `coalitions.FILLS`, or one of them followed
     by ' flat': each picture's own background in the place of another's.
     """
     check_choice(fill, (*COMPARED, *FILLS), 'fill')
@@ -111,20 +98,7 @@ def parts_game(x, players: Players, fill: str = 'nested flat') -> Game:
     )
 
 
-def one_of(game: Game, i: int) -> Game:
-    "The game of image `i` alone."
-
-    def cut(field):
-        return None if field is None else field[i : i + 1]
-
-    return Game(
-        cut(game.x),
-        Players(cut(game.players.labels), game.players.names),
-        *(cut(field) for field in game[2:]),
-    )
-
-
-def coalition_masks(game: Game, model, batch_size: int = None):
+def coalition_masks(game: MaskingGame, model, batch_size: int = None):
     """The model's mask (channel 0) of every coalition of every image.
 
     bool (N, 2**n, H, W), coalitions in the order of `all_coalitions`.
@@ -134,7 +108,7 @@ def coalition_masks(game: Game, model, batch_size: int = None):
     """
     if isinstance(model, (list, tuple)):
         return np.concatenate(
-            [coalition_masks(one_of(game, i), each, batch_size) for i, each in enumerate(model)]
+            [coalition_masks(game_of(game, [i]), each, batch_size) for i, each in enumerate(model)]
         )
     coalitions, n = torch.from_numpy(all_coalitions(game.n)), len(game.x)
     home, found = model_device(model), []
@@ -150,14 +124,6 @@ def mask_values(masks, region=None):
     default the mask of the whole picture; float64 (N, S).
     """
     return dice(masks, np.broadcast_to(masks[:, -1:] if region is None else region[:, None], masks.shape))
-
-
-def qualifies(values, limit: float = LIMIT) -> bool:
-    """Whether a fill can be used.
-
-    The mean value of the empty coalition, first column of (N, S), is at most `limit`.
-    """
-    return bool(values[:, EMPTY].mean() <= limit)
 
 # %% ../nbs/08c_teacher.ipynb #7bff6ff4
 CONTEXT = PARTS[2:]
@@ -186,8 +152,8 @@ def effects(values) -> pd.DataFrame:
     Units are those of the values (Dice, 0 to 1). 'context: everything' is the last value minus that of the
     nucleus alone, the sum of the context's three.
     """
-    inside = exact_shapley(context_table(values))
-    table = np.concatenate([exact_shapley(values), inside, inside.sum(1, keepdims=True)], 1)
+    inside = shapley_from_table(context_table(values))
+    table = np.concatenate([shapley_from_table(values), inside, inside.sum(1, keepdims=True)], 1)
     return pd.DataFrame(table, columns=COLUMNS)
 
 # %% ../nbs/08c_teacher.ipynb #0b5fe499
@@ -211,11 +177,10 @@ def agreement(a, b) -> pd.DataFrame:
         length = np.linalg.norm(v, axis=1, keepdims=True)
         return np.where(length > 1e-9, v / np.maximum(length, 1e-9), np.nan)
 
-    cosine = unit(a) @ unit(b).T
-    same, counted = np.diag(cosine).copy(), np.isfinite(cosine) & ~np.eye(len(a), dtype=bool)
-    other = np.where(counted, cosine, 0).sum(1) / np.maximum(counted.sum(1), 1)
-    ranks = (rankdata(v, axis=1) for v in (a, b))
-    rank = np.prod([unit(r - r.mean(1, keepdims=True)) for r in ranks], axis=0).sum(axis=1)
+    crossed, same = unit(a) @ unit(b).T, cosine(a, b, np.nan)
+    counted = np.isfinite(crossed) & ~np.eye(len(a), dtype=bool)
+    other = np.where(counted, crossed, 0).sum(1) / np.maximum(counted.sum(1), 1)
+    rank = rank_correlation(a, b, np.nan)
     return pd.DataFrame(dict(same=same, other=np.where(np.isnan(same), np.nan, other), rank=rank))
 
 
@@ -243,7 +208,7 @@ def shifted(mask, taken):
     return kept
 
 
-def placebo_game(game: Game, part: str):
+def placebo_game(game: MaskingGame, part: str):
     """The game with a part's placebo in the part's stead: `(game, there)`.
 
     The part itself is always shown, and `there`, bool (N,), says who has a placebo.
@@ -259,7 +224,7 @@ def placebo_game(game: Game, part: str):
     labels[placebo] = k
     host = None if game.host is None else torch.where(game.host == k, -1, game.host)
     return (
-        game._replace(players=Players(labels, game.players.names), host=host),
+        game._replace(players=FeatureMask(labels, game.players.names), host=host),
         placebo.flatten(1).any(1).numpy(),
     )
 
@@ -375,7 +340,7 @@ def summarise(masks: dict, region) -> dict:
     return dict(
         n=len(region),
         empty={m: interval(v[:, EMPTY], 4) for m, v in values.items()},
-        qualifies={m: qualifies(v) for m, v in values.items()},
+        qualifies={m: fill_qualifies(v[:, EMPTY]) for m, v in values.items()},
         effects=compared(tables),
         same_region=compared({model: effects(mask_values(m, region)) for model, m in masks.items()}),
         agreement={

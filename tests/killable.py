@@ -8,8 +8,8 @@ from blood_unet.targets import HardDice
 from blood_unet.coalitions import cell_parts, make_game
 from blood_unet.model import BloodUNet
 from blood_unet.images import to_tensor
-from blood_unet.shapley import play_all
-from blood_unet.training import Training, fit
+from blood_unet.shapley import all_coalition_values
+from blood_unet.training import TrainingConfig, fit
 
 
 def train(folder, result, started=None):
@@ -26,7 +26,7 @@ def train(folder, result, started=None):
         model,
         cells,
         cells.subset(range(16)),
-        Training(epochs=8, batch_size=16, seed=1),
+        TrainingConfig(epochs=8, batch_size=16, seed=1),
         folder,
         device='cpu',
         progress=False,
@@ -44,5 +44,7 @@ def explain(folder, result, started=None):
     game = make_game(to_tensor(cells.images), cell_parts(cells.nucleus, cells.cell, cells.red))
     if started is not None:
         started.set()
-    values = play_all(game, model, HardDice(torch.from_numpy(cells.nucleus)), folder, chunk=2, progress=False)
+    values = all_coalition_values(
+        game, model, HardDice(torch.from_numpy(cells.nucleus)), folder, chunk=2, progress=False
+    )
     result.put(sha256_arrays(values))

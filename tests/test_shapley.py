@@ -6,10 +6,10 @@ import shapiq
 
 from blood_unet.data import phantom
 from blood_unet.targets import HardDice, LogitContrast, frozen_mask
-from blood_unet.coalitions import all_coalitions, cell_parts, make_game, play
+from blood_unet.coalitions import all_coalitions, cell_parts, make_game, coalition_values
 from blood_unet.model import BloodUNet
 from blood_unet.images import to_tensor
-from blood_unet.shapley import exact_shapley, shapley_interactions
+from blood_unet.shapley import shapley_from_table, shapley_interactions
 
 
 def oracle(values):
@@ -32,7 +32,10 @@ def cell_tables(fine):
     x = to_tensor(cells.images)
     game, region = make_game(x, cell_parts(cells.nucleus, cells.cell, cells.red, fine)), frozen_mask(model, x)
     return np.concatenate(
-        [play(game, model, target(region), all_coalitions(game.n)) for target in (HardDice, LogitContrast)]
+        [
+            coalition_values(game, model, target(region), all_coalitions(game.n))
+            for target in (HardDice, LogitContrast)
+        ]
     )
 
 
@@ -47,7 +50,7 @@ def cell_tables(fine):
 )
 def test_equal_to_shapiq(make):
     tables = make()
-    for row, ours, together in zip(tables, exact_shapley(tables), shapley_interactions(tables)):
+    for row, ours, together in zip(tables, shapley_from_table(tables), shapley_interactions(tables)):
         single, pairs = oracle(row)
         assert abs(ours - single).max() < 1e-6
         assert abs(together - pairs).max() < 1e-6

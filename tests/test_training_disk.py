@@ -10,7 +10,7 @@ from blood_unet import core
 from blood_unet.core import ParameterError, sha256_arrays
 from blood_unet.data import phantom
 from blood_unet.model import BloodUNet
-from blood_unet.training import Training, fit
+from blood_unet.training import TrainingConfig, fit
 
 
 def train(folder, widths=(4, 8), epochs=3):
@@ -21,7 +21,7 @@ def train(folder, widths=(4, 8), epochs=3):
         network,
         phantom(32, size=28, seed=0),
         None,
-        Training(epochs=epochs, batch_size=16),
+        TrainingConfig(epochs=epochs, batch_size=16),
         folder,
         device='cpu',
         progress=False,
