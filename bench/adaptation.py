@@ -52,8 +52,8 @@ def tuned(name, cells, size, settings, run):
     return network
 
 
-def settled(found, recipe):
-    """Masks of a prediction, settled with the recipe's as `blood-unet segment` does.
+def combined(found, recipe):
+    """Masks of a prediction, combined with the recipe's as `blood-unet segment` does.
 
     The network where it is sure, else the recipe.
     """
@@ -96,7 +96,7 @@ def adapt(
 
     Report on the odd images, paired with the recipe.
 
-    The pupils, `seeds` networks averaged, are reported as they come, and settled with the recipe's masks.
+    The pupils, `seeds` networks averaged, are reported as they come, and combined with the recipe's masks.
     """
     torch.set_num_threads(threads)
     rows, epochs = {}, {}
@@ -113,7 +113,7 @@ def adapt(
             for s in settings
         ]
         found = predict(TestTimeAugmentation(Ensemble(pupils)), cells.images)
-        joined = settled(found, recipe)
+        joined = combined(found, recipe)
 
         def against(masks, m):
             return np.array([float(dice(a, b)) for a, b in zip(masks, getattr(cells, m))])

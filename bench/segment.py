@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import typer
 
-from blood_unet.segment import predict_closer, recipe_mask
+from blood_unet.segment import recipe_mask, segment_images
 from blood_unet.core import sha256_file, versions
 from blood_unet.files import write_json
 from blood_unet.metrics import dice, interval
@@ -29,9 +29,9 @@ def main(model: str = 'blood-unet-64', threads: int = 2):
         rows[name] = {}
         for half in ('choose', 'report'):
             cells = load_expert(name, half)
-            plain, settled = predict(network, cells.images), predict_closer(network, list(cells.images))
+            plain, both = predict(network, cells.images), segment_images(cells.images, model)
             rows[name][half] = {}
-            for i, mask in enumerate(('nucleus', 'cell')):
+            for mask in ('nucleus', 'cell'):
 
                 def score(masks):
                     return np.array([float(dice(a, b)) for a, b in zip(masks, getattr(cells, mask))])
@@ -39,7 +39,7 @@ def main(model: str = 'blood-unet-64', threads: int = 2):
                 scores = dict(
                     network=score(getattr(plain, mask)),
                     recipe=score([recipe_mask(image, mask) for image in cells.images]),
-                    both=score([s[i] for s in settled]),
+                    both=score(getattr(both, mask)),
                 )
                 rows[name][half][mask] = {k: interval(v) for k, v in scores.items()} | dict(
                     worst_decile={

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'FINE_PARTS', 'FILLS', 'OUTSIDE', 'QUALIFIED', 'FeatureMask', 'rim_width', 'part_labels', 'cell_parts',
-           'recipe_parts', 'move_border', 'move_part_borders', 'median_colour', 'fill_one', 'make_fill', 'MaskingGame',
-           'make_game', 'all_coalitions', 'masked_images', 'coalition_values', 'game_of', 'paint_players',
-           'split_region', 'superpixels', 'superpixel_game', 'fill_qualifies', 'qualified_fills']
+           'recipe_parts', 'drop_empty', 'move_border', 'move_part_borders', 'median_colour', 'fill_one', 'make_fill',
+           'MaskingGame', 'make_game', 'all_coalitions', 'masked_images', 'coalition_values', 'game_of',
+           'paint_players', 'split_region', 'superpixels', 'superpixel_game', 'fill_qualifies', 'qualified_fills']
 
 # %% ../nbs/07a_coalitions.ipynb #ed3d758e
 from itertools import repeat
@@ -114,6 +114,13 @@ def recipe_parts(images, fine: bool = False) -> FeatureMask:
     "`cell_parts` of uint8 images (N, H, W, 3) by the recipes, which know nothing of any network."
     nucleus, cell, red = (make_masks(images, r) for r in ('nucleus', 'cell', 'red'))
     return cell_parts(nucleus & cell, cell, red & ~cell, fine)
+
+# %% ../nbs/07a_coalitions.ipynb #50be0e01
+def drop_empty(players: FeatureMask) -> FeatureMask:
+    kept = [i for i in range(len(players.names)) if (players.labels == i).any()]
+    new = torch.full((len(players.names) + 1,), -1)
+    new[kept] = torch.arange(len(kept))
+    return FeatureMask(new[players.labels], tuple(players.names[i] for i in kept))
 
 # %% ../nbs/07a_coalitions.ipynb #52c7d445
 def move_border(masks, pixels: int):

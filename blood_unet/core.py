@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BloodUNetError', 'DataError', 'ImageError', 'ParameterError', 'CheckpointError', 'DivergenceError', 'DeviceError',
-           'check_choice', 'sha256_file', 'sha256_arrays', 'versions']
+           'BookError', 'check_choice', 'sha256_file', 'sha256_arrays', 'versions']
 
 # %% ../nbs/00a_core.ipynb #2833eedc
 import hashlib
@@ -46,6 +46,10 @@ class DivergenceError(BloodUNetError):
 
 class DeviceError(BloodUNetError):
     "The device that was asked for is not there."
+
+
+class BookError(RuntimeError):
+    "A notebook of the book failed; the message names it and its cell."
 
 # %% ../nbs/00a_core.ipynb #c8d1a393
 def check_choice(value, choices, name: str):

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LAST', 'FLAGS', 'KERNEL', 'PROFILES', 'EXTRAS', 'CREDIT', 'ENOUGH', 'book_folder', 'notebooks', 'need_papermill',
-           'directives', 'left_out', 'book_kernel', 'read_profile', 'declared', 'choose_parameters', 'BookError',
-           'copy_without', 'start_notebook', 'stop_notebooks', 'explain_failure', 'size_at_hand', 'resolve_dataset',
-           'at_hand', 'take_records', 'update_manifest', 'without_classes', 'check_run', 'regenerate', 'run_in_place']
+           'directives', 'left_out', 'book_kernel', 'read_profile', 'declared', 'choose_parameters', 'copy_without',
+           'start_notebook', 'stop_notebooks', 'explain_failure', 'size_at_hand', 'resolve_dataset', 'at_hand',
+           'take_records', 'update_manifest', 'without_classes', 'check_run', 'regenerate', 'run_in_place']
 
 # %% ../nbs/13_paper.ipynb #1de440bb
 import ast
@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 
 import blood_unet
-from .core import DataError, ParameterError, check_choice, sha256_file
+from .core import BookError, DataError, ParameterError, check_choice, sha256_file
 from blood_unet.data import (
     SIZES,
     bloodmnist_file,
@@ -179,10 +179,6 @@ def choose_parameters(notebook, given: dict, shared: dict) -> dict:
     return {**known, **{n: v for n, v in shared.items() if n in known}, **given}
 
 # %% ../nbs/13_paper.ipynb #0c06db46
-class BookError(RuntimeError):
-    "A notebook of the book failed; the message names it and its cell."
-
-
 def copy_without(notebook, folder, flags) -> dict:
     """Copy a notebook into `folder` without outputs and without the cells left out.
 

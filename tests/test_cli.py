@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blood_unet import core
+from blood_unet import files
 from blood_unet.segment import segment_files
 from blood_unet.core import ParameterError
 from blood_unet.data import phantom
@@ -77,7 +77,7 @@ def test_disk_full_at_any_write(slide, tmp_path, monkeypatch, broken):
         if count > broken:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(core.os, 'fsync', fsync)
+    monkeypatch.setattr(files.os, 'fsync', fsync)
     with pytest.raises(ParameterError, match='No space left'):
         segment_files(slide, tmp_path / 'out', model=MODEL)
     check_whole(tmp_path / 'out')
@@ -101,7 +101,7 @@ def test_an_earlier_table_survives_a_failure(slide, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(core.os, 'replace', full)
+    monkeypatch.setattr(files.os, 'replace', full)
     with pytest.raises(ParameterError):
         segment_files(slide, out, model=MODEL)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

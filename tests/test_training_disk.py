@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from blood_unet import core
+from blood_unet import files
 from blood_unet.core import ParameterError, sha256_arrays
 from blood_unet.data import phantom
 from blood_unet.model import BloodUNet
@@ -51,7 +51,7 @@ def test_a_disk_that_fills_up_costs_no_epoch_but_the_last(tmp_path, monkeypatch,
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(core.os, 'fsync', fsync)
+        patch.setattr(files.os, 'fsync', fsync)
         with pytest.raises(ParameterError, match='No space left'):
             train(tmp_path / 'full')
     assert not [path for path in (tmp_path / 'full').rglob('.*')]

@@ -1,0 +1,88 @@
+"""One way through: the same file by the command, by Python and by the explorer gives the same masks, class
+and numbers.
+"""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from blood_unet.cli import app
+from blood_unet.data import phantom
+from blood_unet.explain import explain_cell, make_subject
+from blood_unet.explorer import Explorer
+from blood_unet.images import read_image
+from blood_unet.predict import load_networks, nearest_network
+from blood_unet.segment import COLUMNS, segment_images
+
+SIDES = (
+    36,
+    90,
+)  # px: between the two networks' sizes, where one rule must choose, and a picture that is scaled down
+
+
+def command(*words):
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+
+
+@pytest.fixture(params=SIDES)
+def picture(request, tmp_path):
+    """A file with one cell, which fills a part of it only, so that the class is asked twice where there are
+    pixels.
+    """
+    image = np.full((request.param, request.param, 3), 235, np.uint8)
+    side = request.param * 2 // 3
+    cell = phantom(3, size=side, seed=4).images[2]
+    image[4 : 4 + side, 6 : 6 + side] = cell
+    Image.fromarray(image).save(tmp_path / 'x.png')
+    return tmp_path / 'x.png'
+
+
+@pytest.fixture
+def explorer(picture, tmp_path):
+    "The explorer with the picture opened, as a browser gives it."
+    from datetime import datetime, timezone
+
+    shown = Explorer('phantom', 28, 'cpu', samples=64, save_to=tmp_path / 'saved', n_phantoms=8)
+    content = picture.read_bytes()
+    file = dict(name='x.png', type='image/png', size=len(content), content=memoryview(content))
+    shown.upload.value = (file | dict(last_modified=datetime.now(timezone.utc)),)
+    assert shown.error is None
+    return shown
+
+
+def test_segment_three_ways(picture, explorer, tmp_path):
+    command('segment', picture, '--out', tmp_path / 'out', '--device', 'cpu')
+    row = pd.read_csv(tmp_path / 'out' / 'cells.csv', keep_default_na=False).iloc[0]
+    python = segment_images([read_image(picture)], device='cpu')
+    seen = explorer.view.whole
+    for kind in ('nucleus', 'cell'):
+        mask = np.asarray(Image.open(tmp_path / 'out' / f'x_{kind}.png')) > 127
+        assert mask.any()
+        np.testing.assert_array_equal(getattr(python, kind)[0], mask)
+        np.testing.assert_array_equal(getattr(seen, kind)[0], mask)
+    for column in COLUMNS[1:-1]:
+        assert python.table[column][0] == row[column] == seen.table[column][0], column
+    np.testing.assert_array_equal(python.class_probability, seen.class_probability)
+
+
+@pytest.mark.parametrize('target', ['class', 'basophil'])
+def test_explain_three_ways(picture, explorer, tmp_path, target):
+    explorer.target.value = target
+    assert explorer.error is None and not explorer.view.problem, explorer.view.problem
+    network = nearest_network(load_networks('auto', 'cpu'), min(read_image(picture).shape[:2]))
+    subject = make_subject(read_image(picture), network)
+    for found in (explorer.view.heat, explorer.view.line, explorer.view.shap):
+        options = ('--method', found.method, '--target', target, '--samples', 64, '--device', 'cpu')
+        command('explain', picture, '--out', tmp_path / found.method, *options)
+        rows = pd.read_csv(tmp_path / found.method / 'explanations.csv')
+        python = explain_cell(subject, network, found.method, target, samples=64)
+        np.testing.assert_array_equal(python.map, found.map)
+        for column in ('value', 'low', 'high'):
+            np.testing.assert_array_equal(python.table[column], found.table[column])
+            told = [float(f'{value:.6g}') for value in found.table[column]]  # the table's six digits
+            np.testing.assert_array_equal(rows[column], told)
+        assert rows.player.tolist() == found.table.player.tolist()
+        assert rows.forwards.tolist() == [found.forwards] * len(rows)
