@@ -363,7 +363,7 @@ def readout(view: CellView) -> str:
             'class, probability': [f'{name} {p:.3f}' for name, p in zip(found['class'], chance)],
             'nucleus': [f'{n} px' for n in found.nucleus_px],
             'cell': [f'{n} px' for n in found.cell_px],
-            'Dice of the nuclei': found.dice_with_whole.round(3).to_list(),
+            'Dice of the nuclei': [f'{same:.3f}' for same in found.dice_with_whole],
             'warning': found.warning.to_list(),
         },
         index=found.index,
