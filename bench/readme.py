@@ -1,24 +1,94 @@
-"""Write the results in README.md from bench/results and the numbers beside the bundled weights.
+"""Write the tables of README.md and of bench/README.md, from bench/results and what lies beside the weights.
 
 python bench/readme.py
 """
 
+import csv
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from blood_unet.files import atomic_path, read_results
 from blood_unet.model import BUNDLED
-from blood_unet.scorecard import in_words
 
-README = Path(__file__).parent.parent / 'README.md'
-MARKS = {name: (f'<!-- {name} -->\n', f'<!-- end of {name} -->') for name in ('results', 'explanations')}
+TOP = Path(__file__).parent.parent
+HOME, PAGE = TOP / 'README.md', TOP / 'bench' / 'README.md'
 SETS = dict(jiangxi='Jiangxi', cellavision='CellaVision', all_idb2='ALL-IDB2')
+PLACES = dict(
+    home='BloodMNIST test',
+    jiangxi='Jiangxi',
+    cellavision='CellaVision',
+    bccd='BCCD',
+    all_idb2='ALL-IDB2',
+)
 
 
 def say(row):
+    "A mean and its interval, in three digits."
     return f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def overlap(row):
+    "The same in two digits."
+    return f"{row['mean']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
+
+
+def percent(row):
+    "A share in percent with its interval: one decimal from 200 cells on."
+    digits = int(row['n'] >= 200)
+    mean, low, high = (f'{100 * row[k]:.{digits}f}' for k in ('mean', 'low', 'high'))
+    return f'{mean} % ({low}-{high})'
+
+
+def rest(row) -> dict:
+    "The share of all others."
+    return dict(mean=1 - row['mean'], low=1 - row['high'], high=1 - row['low'], n=row['n'])
+
+
+def markdown(head, rows):
+    return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [head, ['---'] * len(head), *rows])
+
+
+# README.md
+
+
+def reach() -> str:
+    "What `blood-unet segment` reaches, at home and elsewhere, as Markdown."
+    named, outlined = read_results('laboratories')['sets'], read_results('segment')['sets']
+    rows = []
+    for place, label in PLACES.items():
+        masks = outlined[place]['report'] if place in outlined else {}
+        row = named[place]['row'] if place in named else {}
+        n = [
+            *([f"{named[place]['n']:,} cells"] if row else []),
+            *([f"{masks['nucleus']['both']['n']} outlines"] if masks else []),
+        ]
+        rows.append(
+            [
+                f"{label}: {', '.join(n)}",
+                *(overlap(masks[m]['both']) if masks else 'no expert' for m in ('nucleus', 'cell')),
+                *(
+                    percent(row[k]) if row else 'other classes'
+                    for k in ('eight', 'five', 'wrong_without_warning')
+                ),
+                percent(rest(row['answered'])) if row else '-',
+            ]
+        )
+    head = [
+        'cells of',
+        'nucleus',
+        'whole cell',
+        'right class (of 8)',
+        'right class (of 5)',
+        'wrong class, no warning',
+        'with a warning',
+    ]
+    return markdown(head, rows) + '\n'
+
+
+# bench/README.md: outlines and classes
 
 
 def dice_rows():
@@ -34,7 +104,7 @@ def dice_rows():
             rows.append([label, mask, *(say(segment[s]['report'][mask][key]) for s in SETS)])
         for label, ending in (
             ('network adapted without an expert', ''),
-            ('adapted, settled with the recipe', ', settled'),
+            ('adapted, combined with the recipe', ', settled'),
         ):
             rows.append([label, mask, *(say(adapted[s][mask + ending]['report']['pupil']) for s in SETS)])
         n = ', '.join(str(row[mask]['n']) for row in (tuned[s] for s in SETS if s in tuned))
@@ -66,26 +136,96 @@ def class_rows():
     return rows
 
 
-def markdown(head, rows):
-    return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [head, ['---'] * len(head), *rows])
-
-
-def table() -> str:
-    "Both tables as Markdown."
+def results() -> str:
+    "The table of Dice and that of accuracy, as Markdown."
     n = {s: read_results('segment')['sets'][s]['report']['nucleus']['both']['n'] for s in SETS}
+    dice = markdown(
+        ['Dice with experts', 'mask', *(f'{label} (n = {n[s]})' for s, label in SETS.items())], dice_rows()
+    )
+    n = read_results('seeds')['n']
+    accuracy = markdown(
+        [f'accuracy, BloodMNIST test split (n = {n:,})', 'one view', 'eight views'], class_rows()
+    )
+    return f'{dice}\n\n{accuracy}\n'
+
+
+def laboratories() -> str:
+    "The class on cells of other laboratories, and which cells of which class are called what, as Markdown."
+    found = read_results('laboratories')['sets']
+    lines = {
+        'cells': lambda s: f"{s['n']:,}",
+        'right, of eight classes': lambda s: say(s['row']['eight']),
+        'the same, each class counting equally': lambda s: say(s['row']['eight_balanced']),
+        'cells of the five classes': lambda s: f"{s['row']['five']['n']:,}",
+        'right, of these five': lambda s: say(s['row']['five']),
+        'the same, each class counting equally ': lambda s: say(s['row']['five_balanced']),
+        'without a warning': lambda s: say(s['row']['answered']),
+        'wrong and without a warning': lambda s: say(s['row']['wrong_without_warning']),
+        'wrong among those without a warning': lambda s: say(s['row']['wrong_of_answered']),
+        'probability given to the class, where right': lambda s: say(s['row']['probability_of_right']),
+        'probability given to the class, where wrong': lambda s: say(s['row']['probability_of_wrong']),
+    }
+    places = [p for p in PLACES if p in found]
+    shares = markdown(
+        ['share of cells', *(PLACES[p] for p in places)],
+        [[name.strip(), *(line(found[p]) for p in places)] for name, line in lines.items()],
+    )
+    cut = found['bccd']
+    about = (
+        f"Of the {cut['n']} BCCD cells {cut['shifted']} lie so near the border of their field that the square"
+        f" was shifted to stay inside; {cut['box_larger_than_square']} boxes are larger than the square."
+    )
+    return f'{shares}\n\n{about} What the cells of each class were called, of eight:\n\n{confusions(found)}\n'
+
+
+def confusions(found) -> str:
+    "Class, number of cells and the names that they got, most frequent first, for the foreign sets."
+    rows = []
+    for place in (p for p in PLACES if p in found and p != 'home'):
+        for name, n in sorted(found[place]['classes'].items()):
+            answers = found[place]['confusion']['eight'][name]
+            ranked = sorted(answers.items(), key=lambda item: (-item[1], item[0]))
+            rows.append([PLACES[place], name, str(n), ', '.join(f'{k} {v}' for k, v in ranked)])
+    return markdown(['set', 'class', 'cells', 'called'], rows)
+
+
+# bench/README.md: explanations
+
+
+def in_words(result: dict) -> str:
+    """Which measures would have caught the untrained explainers, in a sentence or three, of a results file of
+    `bench/planted.py`.
+    """
+
+    def say(m):
+        return m.rstrip('|').replace('|', ' with fill ')
+
+    trusted = [m for m, v in result['verdict'].items() if v['trusted']]
+
+    def low(m, f, none):
+        return (result['auroc'][m].get(f, {}).get('untrained') or {'low': none})['low']
+
+    unseen = [
+        m for m in trusted if all(low(m, f, 1) > result['bound'] for f in result['unseen'])
+    ]  # a family without a case is passed over
+    real = [f for f in next(iter(result['auroc'].values())) if f.startswith('real')]
+    caught = [
+        m for m in unseen if all(low(m, f, 0) > result['bound'] for f in real)
+    ]  # planted evidence is not to be had there
+
+    def listed(ms):
+        return ', '.join(map(say, ms)) if ms else 'none'
+
     return (
-        markdown(
-            ['Dice with experts', 'mask', *(f'{label} (n = {n[s]})' for s, label in SETS.items())],
-            dice_rows(),
-        )
-        + '\n\n'
-        + markdown(['accuracy, BloodMNIST test split (n = 3,421)', 'one view', 'eight views'], class_rows())
-        + '\n'
+        f'Of {len(result["verdict"])} measures, {len(trusted)} earned trust on planted evidence:'
+        f' {listed(trusted)}. In the unseen families {len(unseen)} of them kept it: {listed(unseen)}. With'
+        f' every one of the targets on real cells ({", ".join(f.split(": ")[1] for f in real)}) the untrained'
+        f' explainers would have been caught by {listed(caught)}.'
     )
 
 
-def caught() -> list:
-    """Lines of the table of measures.
+def caught() -> tuple:
+    """Head and lines of the table of measures.
 
     AUROC against untrained explainers, the least of the trust and of the unseen families, and on real cells
     by target.
@@ -147,7 +287,7 @@ def hardest(found, measure) -> str:
 
 
 def named() -> tuple:
-    """Lines of the table of naming.
+    """Head and lines of the table of naming.
 
     How often a map names the planted part, the least of the trust and of the unseen families, and how often
     any part where none is planted.
@@ -169,8 +309,8 @@ def named() -> tuple:
     ], rows
 
 
-def taught() -> list:
-    "Lines of the table of teacher and pupil: what each loses when all but the nucleus is hidden."
+def without_context() -> tuple:
+    "Head and lines of the table of recipe and network: what each loses when all but the nucleus is hidden."
     rows = []
     for name, label in (('bloodmnist-28', 'BloodMNIST, 28 px'), ('experts-64', 'expert sets, 64 px')):
         effect = read_results('teacher')['settings'][name]['fills']['nested flat']['effects'][
@@ -196,7 +336,7 @@ def explanations() -> str:
     rows = next(iter(read_results('metrics')['auroc'].values()))
     n, real = (rows[family]['untrained'] for family in (read_results('metrics')['trust'][0], 'real: nucleus'))
     return (
-        markdown(*taught())
+        markdown(*without_context())
         + f"\n\n{in_words(read_results('metrics'))}\n\nAUROC of each measure for telling an explanation from"
         f" an untrained one ({n['networks']} networks a planted family, {n['n']} cells each; one network"
         f" and {real['n']} real cells; 95 % intervals):\n\n"
@@ -206,14 +346,182 @@ def explanations() -> str:
     )
 
 
+# bench/README.md: the programs
+
+
+class Program(NamedTuple):
+    name: str
+    measures: str
+    time: str  # on 2 cores; {names} are those of `recorded_times`
+    writes: tuple = ()  # names in results/
+
+
+PROGRAMS = (
+    Program(
+        'train_bundled.py',
+        'trains the bundled networks; their accuracy, and Dice with experts; what the seed does',
+        '{trained:.1f} h of epochs, one thread',
+        ('seeds',),
+    ),
+    Program(
+        'segment.py',
+        '`blood-unet segment` against experts: network, recipe, and both, on each half of three sets',
+        'minutes',
+        ('segment',),
+    ),
+    Program(
+        'laboratories.py',
+        'the class that `blood-unet segment` names on cells of three other laboratories, as they come',
+        'minutes',
+        ('laboratories',),
+    ),
+    Program(
+        'adaptation.py',
+        'the 64 px network trained on with the pictures of another laboratory: `adapt` without an expert,'
+        ' `finetune` with experts, cross-validated',
+        'an hour or so',
+        ('adaptation', 'finetuning'),
+    ),
+    Program(
+        'variants.py',
+        'what attention, its place, and the options of training do: small runs of three seeds each',
+        'an hour or so',
+        ('variants',),
+    ),
+    Program(
+        'training.py',
+        "training speed and Dice beside MONAI's AttentionUnet of equal widths",
+        '{raced:.0f} min of training',
+        ('training',),
+    ),
+    Program(
+        'loader.py',
+        'augmented images a second beside medmnist and torchvision',
+        '{loaded:.0f} min of passes',
+        ('loader',),
+    ),
+    Program(
+        'startup.py',
+        'what an import, the help of the command and one picture cost beyond torch, beside peers',
+        'minutes',
+        ('startup',),
+    ),
+    Program(
+        'batches.py',
+        'pictures a second by batch size, and LEN beside lime in the same batches',
+        'minutes',
+        ('batches',),
+    ),
+    Program(
+        'surrogate.py',
+        'LEN beside `lime_image`: error by forwards and by seconds, and whether its intervals hold',
+        'an hour or so',
+        ('surrogate',),
+    ),
+    Program(
+        'shapley.py',
+        'Shapley values of the whole test split (`whole`), with other masks (`robust`), their cost (`cost`),'
+        ' samplers beside each other (`sampling`), LEN with SHAP (`together`)',
+        '`whole` {shapley:.0f} min of forwards; `sampling` and `together` an hour or so each',
+        ('global_shapley', 'shapley_robust', 'shapley_cost', 'shapley_sampling', 'len_shap'),
+    ),
+    Program(
+        'auxiliary.py',
+        'trees on measurements of cells, a line on features of the network, and what the trees look at',
+        'tens of minutes',
+        ('auxiliary',),
+    ),
+    Program(
+        'attributes.py',
+        "experts' words (WBCAtt) within a class, and what a cell's granules do to its class",
+        'tens of minutes',
+        ('attributes',),
+    ),
+    Program(
+        'teacher.py',
+        'the recipe and the networks that learnt from it, explained by the same parts',
+        '{taught:.0f} min, one thread',
+        ('teacher',),
+    ),
+    Program(
+        'planted_networks.py',
+        'trains small networks whose label is planted in one part of the cell; `planted.py` needs them',
+        'hours',
+    ),
+    Program(
+        'planted.py',
+        'which measures tell explanations from untrained ones, on those networks and on real cells',
+        '{judged:.0f} min for the planted networks, and real cells',
+        ('metrics', 'planted'),
+    ),
+    Program(
+        'gpu.sh', 'the book, training and explanations on a CUDA card beside the CPU', 'minutes', ('gpu',)
+    ),
+    Program('gpu.py', 'the parts that `gpu.sh run` calls', 'see gpu.sh'),
+    Program('readme.py', 'nothing: writes the tables of this page and of the README', 'seconds'),
+)
+
+
+def training_hours() -> float:
+    "Of the epochs that the bundled networks of real cells and their predecessors took, by history.csv."
+    seconds = {}
+    for name in ('blood-unet-28', 'blood-unet-64'):
+        for row in csv.DictReader((BUNDLED / name / 'history.csv').open()):
+            seconds[row.get('run') or name, row['epoch']] = float(row['seconds'])
+    return sum(seconds.values()) / 3600
+
+
+def recorded_times() -> dict:
+    "What the programs took, where the results tell: hours of `trained`, minutes of the others."
+    teacher, planted, whole, speed, loader = map(
+        read_results, ('teacher', 'planted', 'global_shapley', 'training', 'loader')
+    )
+    seconds = dict(
+        taught=sum(setting['seconds'] for setting in teacher['settings'].values()),
+        judged=sum(row['seconds'] for row in planted['networks']),
+        shapley=sum(r['forwards'] / r['per_second'] for r in whole['runs'].values() if r['per_second']),
+        raced=sum(map(sum, speed['seconds'].values())),
+        loaded=sum(loader['images'] / rate for rates in loader['rounds'].values() for rate in rates),
+    )
+    return {name: value / 60 for name, value in seconds.items()} | dict(trained=training_hours())
+
+
+def scripts() -> str:
+    "The table of the programs, as Markdown; a results file that is not there yet is named without a link."
+    times = recorded_times()
+    rows = []
+    for p in PROGRAMS:
+        files = [f'[{name}](results/{name}.json)' if is_there(name) else f'{name}.json' for name in p.writes]
+        rows.append([f'[{p.name}]({p.name})', p.measures, p.time.format(**times), ', '.join(files) or '-'])
+    return markdown(['program', 'what it measures', 'time on 2 cores', 'results'], rows) + '\n'
+
+
+def is_there(name) -> bool:
+    return (TOP / 'bench' / 'results' / f'{name}.json').exists()
+
+
+TABLES = (
+    (HOME, 'results', reach),
+    (PAGE, 'scripts', scripts),
+    (PAGE, 'results', results),
+    (PAGE, 'laboratories', laboratories),
+    (PAGE, 'explanations', explanations),
+)
+
+
+def split(text: str, name: str) -> tuple:
+    "What stands before, between and after the marks of a name; the marks go with before and after."
+    start, end = f'<!-- {name} -->\n', f'<!-- end of {name} -->'
+    before, rest = text.split(start)
+    shown, after = rest.split(end)
+    return before + start, shown, end + after
+
+
 def main():
-    text = README.read_text()
-    for name, make in (('results', table), ('explanations', explanations)):
-        start, end = MARKS[name]
-        before, rest = text.split(start)
-        text = before + start + make() + end + rest.split(end)[1]
-    with atomic_path(README) as path:
-        path.write_text(text)
+    for page, name, make in TABLES:
+        before, _, after = split(page.read_text(), name)
+        with atomic_path(page) as path:
+            path.write_text(before + make() + after)
 
 
 if __name__ == '__main__':
