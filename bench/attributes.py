@@ -23,7 +23,6 @@ from blood_unet.auxiliary import (
     WORDS,
     background_ring,
     bottleneck_features,
-    class_drop,
     fit_probe,
     load_words,
     measurements,
@@ -32,12 +31,11 @@ from blood_unet.auxiliary import (
     shuffle_within,
     word_rows,
 )
-from blood_unet.metrics import auroc, auroc_interval
 from blood_unet.core import sha256_file, versions
 from blood_unet.files import write_json
-from blood_unet.metrics import interval
+from blood_unet.metrics import auroc, auroc_interval, interval
 from blood_unet.data import CLASSES, find_data, load_cells
-from blood_unet.targets import ClassLogOdds
+from blood_unet.targets import ClassLogOdds, score
 from blood_unet.model import BloodUNet, Output, checkpoint_folder
 from blood_unet.images import to_tensor
 from blood_unet.predict import predict
@@ -50,6 +48,15 @@ MEANING = {
     'cytoplasm_vacuole': 'cytoplasm_texture',
     'nucleus_shape': 'nucleus_narrowing',
 }
+
+
+def class_drop(model, x, changed, labels):
+    """How much log-odds of its class `labels` (N,) each image loses by a change.
+
+    float images (N, 3, H, W) to float64 (N,), positive where the class gets less likely.
+    """
+    target = ClassLogOdds(np.asarray(labels))
+    return score(model, target, x) - score(model, target, changed)
 
 
 def explanations(network, cells, chunk: int = 256):

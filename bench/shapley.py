@@ -2,54 +2,58 @@
 LEN with SHAP.
 
 python bench/shapley.py whole       results/global_shapley.json: the test split at 28 px, exact, by class;
-more targets and fills on a part of it python bench/shapley.py robust      results/shapley_robust.json: the
-same values with other masks, and beside a shifted placebo python bench/shapley.py cost
-results/shapley_cost.json: 8 parts at 64 px beside their 256 bare forwards python bench/shapley.py sampling
-results/shapley_sampling.json: error, coverage and stopping of samplers on 12 superpixels python
-bench/shapley.py together    results/len_shap.json: is LEN with SHAP more faithful than each alone?
+                                    more targets and fills on a part of it
+python bench/shapley.py robust      results/shapley_robust.json: the same values with other masks, and beside
+                                    a shifted placebo
+python bench/shapley.py cost        results/shapley_cost.json: 8 parts at 64 px beside their 256 bare forwards
+python bench/shapley.py sampling    results/shapley_sampling.json: error, coverage and stopping of samplers on
+                                    12 superpixels
+python bench/shapley.py together    results/len_shap.json: is LEN with SHAP more faithful than each alone?
 
 Each needs BloodMNIST. `--folder` keeps finished chunks, so that a run that was interrupted goes on.
 """
 
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import shap
 import torch
 import typer
 from scipy import ndimage as ndi
+from torch import nn
 
-from blood_unet.core import sha256_file, versions
-from blood_unet.files import write_json
-from blood_unet.metrics import interval
-from blood_unet.data import balanced_indices, load_cells
-from blood_unet.targets import ClassLogOdds, HardDice, frozen_mask
 from blood_unet.coalitions import (
     FeatureMask,
+    MaskingGame,
     all_coalitions,
     cell_parts,
-    make_game,
     coalition_values,
+    make_game,
+    qualified_fills,
     recipe_parts,
     superpixel_game,
 )
-from blood_unet.local_surrogate import local_surrogate
-from blood_unet.model import BloodUNet, checkpoint_folder
-from blood_unet.predict import predict
+from blood_unet.core import check_choice, sha256_file, versions
+from blood_unet.data import balanced_indices, load_cells
+from blood_unet.files import write_json
 from blood_unet.images import to_tensor
+from blood_unet.local_surrogate import local_surrogate
+from blood_unet.metrics import interval
+from blood_unet.model import BloodUNet, Output, checkpoint_folder
+from blood_unet.predict import predict
 from blood_unet.preprocessing import make_masks
-from blood_unet.coalitions import qualified_fills
 from blood_unet.shapley import (
-    agreement_table,
-    by_class,
-    shapley_from_table,
-    combine_values,
     all_coalition_values,
+    by_class,
+    combine_values,
     sampled_shapley,
+    shapley_from_table,
     shapley_interactions,
-    table_game,
-    through_shap,
+    subgame,
 )
+from blood_unet.targets import ClassLogOdds, HardDice, frozen_mask
 
 RESULTS = Path(__file__).parent / 'results'
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -274,6 +278,80 @@ def cost(
     write_json(facts(model, cells, **result), RESULTS / 'shapley_cost.json')
 
 
+class TableModel(nn.Module):
+    """Reads which players a picture of `table_game` shows, as a number whose bit i is player i.
+
+    An `Output` whose one 'class logit' it is.
+    """
+
+    def forward(self, x) -> Output:
+        return Output(None, ((x[:, 0, 0] > 0.5) * 2.0 ** torch.arange(x.shape[3])).sum(1, keepdim=True))
+
+
+def table_game(values) -> tuple:
+    """Game, model and target whose values are those of a table, float (N, 2**n), of `shapley_from_table`.
+
+    Every sampler can be run on it again and again without a network.
+    """
+    values = np.asarray(values, np.float64)
+    n = values.shape[1].bit_length() - 1
+    table, x = torch.from_numpy(values), torch.ones(len(values), 3, 1, n)
+    players = FeatureMask(torch.arange(n).expand(len(values), 1, n), tuple(f'player {i}' for i in range(n)))
+    return (
+        MaskingGame(x, players, torch.zeros_like(x)),
+        TableModel(),
+        lambda output, which: table[which, output.class_logits[:, 0].long()],
+    )
+
+
+@contextmanager
+def numpy_seed(seed):
+    "numpy's global generator, which `shap` draws from, seeded inside the block and put back after it."
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+
+
+def by_kernel(value, n, samples):
+    "One image by `shap.KernelExplainer`; without `l1_reg=False` it keeps ten players and drops the others."
+    explainer = shap.KernelExplainer(value, np.zeros((1, n)))
+    return explainer.shap_values(np.ones((1, n)), nsamples=samples, l1_reg=False, silent=True)[0]
+
+
+def by_permutation(value, n, samples):
+    explainer = shap.PermutationExplainer(value, np.zeros((1, n)), seed=np.random.randint(2**31))
+    return explainer(np.ones((1, n)), max_evals=samples, silent=True).values[0]
+
+
+def by_enumeration(value, n, samples):
+    return shap.ExactExplainer(value, np.zeros((1, n)))(np.ones((1, n)), silent=True).values[0]
+
+
+SHAP = dict(kernel=by_kernel, permutation=by_permutation, exact=by_enumeration)
+
+
+def through_shap(game, model, target, samples: int = 1024, seed: int = 0, method: str = 'kernel'):
+    """Shapley values of a game by `shap`, to whose explainers a coalition is a row of zeros and ones: float64
+    (N, n).
+
+    `method`: of `SHAP`; `samples`: forwards an image, about. Raises `ParameterError` on another method and as
+    `coalition_values`. Lundberg and Lee, NeurIPS 2017.
+    """
+    explain, result = SHAP[check_choice(method, tuple(SHAP), 'method')], []
+    for i in range(len(game.x)):
+        own, aim = subgame(game, target, [i])
+
+        def value(rows):
+            return coalition_values(own, model, aim, np.asarray(rows) > 0.5)[0]
+
+        with numpy_seed([seed, i]):
+            result.append(explain(value, game.n, samples))
+    return np.stack(result).astype(np.float64)
+
+
 def superpixel_table(model: str, images: int, folder: Path, threads: int, seed: int, target: str = 'nucleus'):
     "All 4,096 coalitions of twelve superpixels of test cells of all classes: cells and table (N, 4096)"
     network, cells = prepare(model, 28, threads)
@@ -363,6 +441,13 @@ def sampling(
         ),
         RESULTS / 'shapley_sampling.json',
     )
+
+
+def agreement_table(together) -> dict:
+    "Mean agreement of `CombinedValues` with 95 % bootstrap intervals, over the images where it is defined."
+    return {
+        name: interval(v[~np.isnan(v)]) for name, v in (('rank', together.rank), ('cosine', together.cosine))
+    }
 
 
 def walk(table, values, insert: bool):

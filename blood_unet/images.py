@@ -20,7 +20,7 @@ from .core import BloodUNetError, ImageError
 # %% ../nbs/00c_images.ipynb #3f8dc294
 MIN_SIDE = 16  # px: no cell can be told from a smaller picture
 
-# %% ../nbs/00c_images.ipynb #a01951a9
+
 def _refuse(what, remedy='save it as an 8-bit RGB PNG'):
     raise ImageError(what, 'a colour picture of one cell', remedy)
 
@@ -34,15 +34,26 @@ def _orient(pixels, code):
     return pixels[:, ::-1] if code in (2, 3, 6, 7) else pixels
 
 # %% ../nbs/00c_images.ipynb #c7eb807f
+_AS_IS = (
+    'L',
+    'LA',
+    'RGB',
+    'RGBA',
+    'I',
+    'I;16',
+    'I;16B',
+    'I;16L',
+    'F',
+)  # Pillow modes that are taken as they are
+
+
 def _read_pillow(path, warn):
     "Pixels (H, W) or (H, W, C) by Pillow, palette and CMYK turned into RGB"
     with Image.open(path) as im:
         if getattr(im, 'n_frames', 1) > 1 and im.format != 'MPO':
             _refuse(f'{path.name} with {im.n_frames} frames or pages', 'save the one that is meant as a PNG')
-        mode, code = (
-            im.mode,
-            (1 if im.format == 'TIFF' else im.getexif().get(0x0112, 1)),
-        )  # Pillow turns a TIFF itself as it loads
+        # Pillow turns a TIFF itself as it loads
+        mode, code = im.mode, 1 if im.format == 'TIFF' else im.getexif().get(0x0112, 1)
         if mode in ('P', 'PA'):
             warn.append('palette')
         if mode == 'CMYK':
@@ -51,23 +62,19 @@ def _read_pillow(path, warn):
             im = im.convert('RGBA')
         elif mode in ('P', 'CMYK', 'YCbCr', 'RGBX'):
             im = im.convert('RGB')
-        elif mode not in ('L', 'LA', 'RGB', 'RGBA', 'I', 'I;16', 'I;16B', 'I;16L', 'F'):
+        elif mode not in _AS_IS:
             _refuse(f'{path.name} of colour mode {mode!r}')
         return _orient(np.array(im), code)
 
-
+# %% ../nbs/00c_images.ipynb #04c34026
 def _read_png16(path, warn):
     "Pixels of a PNG of 16 bits a channel, all bits kept"
-    import torch
     from torchvision.io import decode_image
 
     with Image.open(path) as im:
         code = im.getexif().get(0x0112, 1)
-    data = torch.from_numpy(np.fromfile(path, np.uint8))
-    return _orient(
-        decode_image(data, mode='UNCHANGED').to(torch.int32).numpy().astype(np.uint16).transpose(1, 2, 0),
-        code,
-    )
+    pixels = decode_image(torch.from_numpy(np.fromfile(path, np.uint8)), mode='UNCHANGED')
+    return _orient(pixels.to(torch.int32).numpy().astype(np.uint16).transpose(1, 2, 0), code)
 
 # %% ../nbs/00c_images.ipynb #a2f8623a
 def _channels_last(pixels, axes, name, warn):
@@ -88,25 +95,28 @@ def _channels_last(pixels, axes, name, warn):
     return np.moveaxis(pixels, named[0], 2)
 
 # %% ../nbs/00c_images.ipynb #5d0ac25d
+def _check_tiff(path, tif):
+    "Refuse a TIFF of several pictures, or one that would fill the memory"
+    shape = tif.series[0].shape
+    if len(tif.series) != 1:
+        _refuse(f'{path.name} with {len(tif.pages)} pages', 'save the one that is meant as a PNG')
+    if np.prod(shape, dtype=float) > 4 * Image.MAX_IMAGE_PIXELS:
+        _refuse(f'{path.name} of shape {shape}', 'cut out one cell')
+
+
 def _read_tiff(path, warn):
     "Pixels (H, W) or (H, W, C) of a TIFF file"
     import tifffile
 
     with tifffile.TiffFile(path) as tif:
-        page, series = tif.pages[0], tif.series
-        if len(series) != 1:
-            _refuse(f'{path.name} with {len(tif.pages)} pages', 'save the one that is meant as a PNG')
-        if np.prod(series[0].shape, dtype=float) > 4 * Image.MAX_IMAGE_PIXELS:
-            _refuse(f'{path.name} of shape {series[0].shape}', 'cut out one cell')
+        _check_tiff(path, tif)
+        page, series = tif.pages[0], tif.series[0]
         if page.photometric not in (0, 1, 2, 3) or page.compression not in (1, 8, 32946):
             return _tiff_by_pillow(path, page, warn)
         if page.bitspersample not in (8, 16, 32, 64):
             _refuse(f'{path.name} of {page.bitspersample} bits')
-        pixels, code = (
-            _channels_last(series[0].asarray(), series[0].axes, path.name, warn),
-            page.tags.valueof(274, 1),
-        )
-        if page.photometric == 0:
+        pixels = _channels_last(series.asarray(), series.axes, path.name, warn)
+        if page.photometric == 0:  # white is 0
             pixels = np.iinfo(pixels.dtype).max - pixels
         if page.photometric == 3:
             warn.append('palette')
@@ -114,7 +124,7 @@ def _read_tiff(path, warn):
         if pixels.ndim == 3 and pixels.shape[2] == 4 and 2 not in page.extrasamples:
             warn.append('fourth channel ignored')
             pixels = pixels[..., :3]
-        return _orient(pixels, code)
+        return _orient(pixels, page.tags.valueof(274, 1))
 
 
 def _tiff_by_pillow(path, page, warn):
@@ -167,6 +177,29 @@ def _to_rgb(pixels, name, warn):
         warn.append('gray')
     return np.array(np.broadcast_to(colour, (*colour.shape[:2], 3)), order='C')
 
+# %% ../nbs/00c_images.ipynb #5ac83958
+def _read_pixels(path, warn):
+    "Pixels by the reader that fits the file; `ImageError` whatever a parser raises on a broken one"
+    head = path.open('rb').read(32)
+    if head[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
+        reader = _read_tiff
+    elif head[1:4] == b'PNG' and head[24:25] == b'\x10':
+        reader = _read_png16
+    else:
+        reader = _read_pillow
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', Image.DecompressionBombWarning)
+            return reader(path, warn)
+    except ImageError:
+        raise
+    except Exception as e:
+        raise ImageError(
+            f'{path.name}, unreadable: {e}',
+            'a whole image file',
+            'open it in an image program and save it as PNG',
+        ) from e
+
 # %% ../nbs/00c_images.ipynb #4a2a1e6c
 def read_image(path, warn=None):
     """Read one picture of a cell from a PNG, JPEG, BMP, TIFF, GIF or WebP file.
@@ -181,26 +214,7 @@ def read_image(path, warn=None):
     path, warn = Path(path), [] if warn is None else warn
     if not path.is_file():
         raise ImageError(f'{path}, which is not a file', 'a picture of one cell', 'check the path')
-    head = path.open('rb').read(32)
-    read = (
-        _read_tiff
-        if head[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
-        else _read_png16
-        if head[1:4] == b'PNG' and head[24:25] == b'\x10'
-        else _read_pillow
-    )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('error', Image.DecompressionBombWarning)
-            pixels = read(path, warn)
-    except ImageError:
-        raise
-    except Exception as e:  # whatever a parser may raise on a broken file
-        raise ImageError(
-            f'{path.name}, unreadable: {e}',
-            'a whole image file',
-            'open it in an image program and save it as PNG',
-        ) from e
+    pixels = _read_pixels(path, warn)
     if min(pixels.shape[:2]) < MIN_SIDE:
         _refuse(
             f'{path.name} of {pixels.shape[1]}x{pixels.shape[0]} px',
@@ -218,7 +232,7 @@ def to_tensor(images):
 
 
 def to_uint8(tensor):
-    "float `(N, 3, H, W)` in [0, 1] to uint8 `(N, H, W, 3)`, rounded."
+    "float `(N, 3, H, W)` in [0, 1] to uint8 `(N, H, W, 3)`, rounded; values outside are cut off."
     return (tensor.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 # %% ../nbs/00c_images.ipynb #07781a5d
@@ -254,7 +268,8 @@ def background_colour(pixels):
 def optical_density(images):
     """Minus the natural logarithm of float images in [0, 1], from 0 (white) to 5.5 (black).
 
-    What stains add up in (Lambert and Beer).
+    What stains add up in. Source: Beer and Lambert's law; Ruifrok and Johnston, Anal Quant Cytol Histol
+    23:291 (2001).
     """
     return -torch.log(images.clamp(min=0) + 1 / 255)
 
@@ -266,6 +281,12 @@ def target_shape(shape, size: int) -> tuple:
     """
     return tuple(max(2, round(n * size / max(shape))) for n in shape)
 
+# %% ../nbs/00c_images.ipynb #ac224545
+def _is_image(image):
+    return (
+        isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+    )
+
 
 def check_images(images) -> list:
     """A list of uint8 `(H, W, 3)` images from one image, an array `(N, H, W, 3)` or a list.
@@ -274,31 +295,24 @@ def check_images(images) -> list:
     """
     images = [images] if isinstance(images, np.ndarray) and images.ndim == 3 else list(images)
     for i, image in enumerate(images):
-        if not (
-            isinstance(image, np.ndarray)
-            and image.dtype == np.uint8
-            and image.ndim == 3
-            and image.shape[2] == 3
-            and min(image.shape[:2]) > 1
-        ):
-            got = (
-                f'{image.dtype} of shape {image.shape}'
-                if isinstance(image, np.ndarray)
-                else type(image).__name__
-            )
+        if not _is_image(image) or min(image.shape[:2]) < 2:
+            array = isinstance(image, np.ndarray)
+            got = f'{image.dtype} of shape {image.shape}' if array else type(image).__name__
             raise ImageError(
                 f'{got} as image {i}',
                 'uint8 (H, W, 3) of 2 pixels or more',
-                'read files with blood_unet.data.read_image',
+                'read files with blood_unet.images.read_image',
             )
     return images
 
 # %% ../nbs/00c_images.ipynb #b9525dcf
-def batches(files, failed, pixels: int = 8_000_000, most: int = 64):
-    """Lists of `(path, image, notes)` of readable files, up to `most` images or about `pixels` pixels each.
-
-    The reason for every other file goes into `failed`.
-    """
+def batches(
+    files,  # paths of images
+    failed,  # a dict that gets the reason of every file that cannot be read
+    pixels: int = 8_000_000,  # about so many in a group
+    most: int = 64,  # images in a group
+):
+    "Read files in groups: lists of `(path, image, notes)`, `notes` being the warnings of `read_image`."
     batch, total = [], 0
     for path in files:
         notes = []
