@@ -98,25 +98,14 @@ def judge_all(case, explainers, seeds, parts):
     """Values of all metrics of explainers, plain controls and untrained networks of both signs, and the sums
     over places; JSON-ready.
     """
-    values, places, cost, rows = {}, {}, {}, {}
+    values, places, cost = {}, {}, {}
     nets = {
         f'{kind} {s}': (lambda f, s: lambda m, t, x, seed: f(m, x, s + 1000 * seed))(f, s)
         for kind, f in (('untrained LEN', untrained_len), ('untrained ShapeModel', untrained_shape))
         for s in seeds
     }
     for name, explain in (explainers | {c: CONTROLS[c] for c in PLAIN} | nets).items():
-        if name == 'LEN + SHAP':  # their mean, from what was asked already
-            a, b = rows['LEN'], rows['sampled SHAP']
-            row = Explained(
-                (a.maps + b.maps) / 2,
-                explain,
-                a.forwards + b.forwards,
-                a.seconds + b.seconds,
-                {k: (a.kept[k] + b.kept[k]) / 2 for k in a.kept},
-            )
-        else:
-            row = explain_case(case, explain, name)
-        rows[name] = row
+        row = explain_case(case, explain, name)
         cost[name] = [row.forwards, row.seconds]
         both = {f: {keep: curve(case, row.maps, f, keep) for keep in (True, False)} for f in case.games}
         signs = {'': 1, ', turned': -1} if name in nets else {'': 1}
