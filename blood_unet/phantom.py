@@ -6,14 +6,22 @@
 __all__ = ['PLANTED', 'Phantoms', 'draw_phantoms']
 
 # %% ../nbs/01a_phantom.ipynb #070912a6
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from .core import ParameterError, check_choice
 from .images import MIN_SIDE
 
 # %% ../nbs/01a_phantom.ipynb #40d74b3b
+def _grid(n):
+    "Coordinates x and y of the centres of n times n pixels, float32, from -1 to 1"
+    axis = ((np.arange(n) + 0.5) / n * 2 - 1).astype(np.float32)
+    return np.meshgrid(axis, axis)
+
+
 def _blob(grid, x, y, r, rng, wobble=0.04, squash=0.1):
     "Field of a round body: a circle with a random ellipticity and a few random waves on its rim"
     dx, dy = grid[0] - x, grid[1] - y
@@ -41,206 +49,148 @@ def _lobes(grid, points, radii, bridge, soft=0.03):
         fields.append(bridge - np.hypot(grid[0] - ax - t * ux, grid[1] - ay - t * uy))
     return soft * np.log(sum(np.exp(np.maximum(f / soft, -80)) for f in fields))
 
+# %% ../nbs/01a_phantom.ipynb #3853faa3
+def _cloud(rng, cells, n):
+    "Smooth random field (n, n) of mean 0 and deviation about 1, with `cells` bumps across"
+    coarse = torch.from_numpy(rng.standard_normal((1, 1, cells, cells)).astype(np.float32))
+    fine = torch.nn.functional.interpolate(coarse, (n, n), mode='bicubic', align_corners=True)
+    return fine[0, 0].numpy() * np.float32(1.3)
+
 # %% ../nbs/01a_phantom.ipynb #e19b59e0
-#        cell radius, lobes,   lobe radius, arc (turns), arc radius, bridge, soft, cytoplasm, granules:
-# colour, share, number across
-_KINDS = dict(
-    BA=(
-        (0.52, 0.70),
-        (2, 3),
-        (0.25, 0.32),
-        (0.5, 0.8),
-        (0.16, 0.24),
-        0.10,
-        0.05,
-        (186, 146, 176),
-        (66, 30, 92),
-        0.52,
-        44,
-    ),
-    EO=(
-        (0.62, 0.78),
-        (2, 3),
-        (0.24, 0.30),
-        (0.4, 0.55),
-        (0.27, 0.34),
-        0.05,
-        0.03,
-        (214, 148, 136),
-        (190, 92, 88),
-        0.60,
-        50,
-    ),
-    ERB=((0.38, 0.50), (1, 1), (0.26, 0.34), (0, 0), (0, 0.10), 0.00, 0.03, (146, 138, 170), None, 0, 0),
-    IG=(
-        (0.62, 0.80),
-        (1, 2),
-        (0.44, 0.52),
-        (0.1, 0.2),
-        (0.12, 0.22),
-        0.30,
-        0.08,
-        (150, 132, 186),
-        (112, 70, 150),
-        0.18,
-        36,
-    ),
-    LY=((0.40, 0.52), (1, 1), (0.38, 0.46), (0, 0), (0, 0.04), 0.00, 0.03, (124, 122, 172), None, 0, 0),
-    MO=(
-        (0.66, 0.84),
-        (3, 3),
-        (0.25, 0.33),
-        (0.4, 0.6),
-        (0.24, 0.31),
-        0.22,
-        0.07,
-        (158, 144, 174),
-        (130, 108, 158),
-        0.10,
-        40,
-    ),
-    NE=(
-        (0.56, 0.74),
-        (3, 5),
-        (0.14, 0.20),
-        (0.45, 0.8),
-        (0.25, 0.34),
-        0.09,
-        0.03,
-        (222, 184, 184),
-        (196, 144, 164),
-        0.22,
-        44,
-    ),
-    PLT=((0.18, 0.30), (0, 0), (0, 0), (0, 0), (0, 0), 0.00, 0.03, (172, 146, 190), (104, 54, 122), 0.45, 30),
+class _Shape(NamedTuple):
+    "Form of a class: ranges from which each cell draws, lengths in halves of the picture's width"
+
+    radius: tuple  # of the cell
+    lobes: tuple  # of the nucleus, fewest and most
+    lobe_radius: tuple
+    turns: tuple  # the arc on which the lobes lie
+    arc_radius: tuple
+    bridge: float  # half its width
+    soft: float  # over which lobes melt together
+
+
+_SHAPES = dict(
+    BA=_Shape((0.52, 0.70), (2, 3), (0.25, 0.32), (0.5, 0.8), (0.16, 0.24), 0.10, 0.05),
+    EO=_Shape((0.62, 0.78), (2, 3), (0.24, 0.30), (0.4, 0.55), (0.27, 0.34), 0.05, 0.03),
+    ERB=_Shape((0.38, 0.50), (1, 1), (0.26, 0.34), (0, 0), (0, 0.10), 0.00, 0.03),
+    IG=_Shape((0.62, 0.80), (1, 2), (0.44, 0.52), (0.1, 0.2), (0.12, 0.22), 0.30, 0.08),
+    LY=_Shape((0.40, 0.52), (1, 1), (0.38, 0.46), (0, 0), (0, 0.04), 0.00, 0.03),
+    MO=_Shape((0.66, 0.84), (3, 3), (0.25, 0.33), (0.4, 0.6), (0.24, 0.31), 0.22, 0.07),
+    NE=_Shape((0.56, 0.74), (3, 5), (0.14, 0.20), (0.45, 0.8), (0.25, 0.34), 0.09, 0.03),
+    PLT=_Shape((0.18, 0.30), (0, 0), (0, 0), (0, 0), (0, 0), 0.00, 0.03),
+)
+
+# %% ../nbs/01a_phantom.ipynb #835a0147
+class _Stain(NamedTuple):
+    "Colours of a class, RGB from 0 to 255: the cytoplasm, and its granules if it has any"
+
+    cytoplasm: tuple
+    granule: tuple = None
+    share: float = 0  # of the cytoplasm that granules cover
+    across: int = 0  # granules over the picture's width
+
+
+_STAINS = dict(
+    BA=_Stain((186, 146, 176), (66, 30, 92), 0.52, 44),
+    EO=_Stain((214, 148, 136), (190, 92, 88), 0.60, 50),
+    ERB=_Stain((146, 138, 170)),
+    IG=_Stain((150, 132, 186), (112, 70, 150), 0.18, 36),
+    LY=_Stain((124, 122, 172)),
+    MO=_Stain((158, 144, 174), (130, 108, 158), 0.10, 40),
+    NE=_Stain((222, 184, 184), (196, 144, 164), 0.22, 44),
+    PLT=_Stain((172, 146, 190), (104, 54, 122), 0.45, 30),
 )
 
 # %% ../nbs/01a_phantom.ipynb #3831a52f
-def _nucleus(grid, kind, cx, cy, cell, rng):
+def _nucleus(grid, shape, cx, cy, cell, rng):
     "Field of the nucleus of one class, kept inside the field of its cell; negative everywhere for a platelet"
-    count, radius, turns, arc, bridge, soft = kind[1:7]
-    n = rng.integers(count[0], count[1] + 1)
+    n = rng.integers(shape.lobes[0], shape.lobes[1] + 1)
     if n == 0:
         return np.full_like(cell, -1.0)
-    start, span, r = rng.uniform(0, 2 * np.pi), 2 * np.pi * rng.uniform(*turns), rng.uniform(*arc)
+    start, span = rng.uniform(0, 2 * np.pi), 2 * np.pi * rng.uniform(*shape.turns)
+    r = rng.uniform(*shape.arc_radius)
     angles = start + (np.linspace(-0.5, 0.5, n) if n > 1 else np.zeros(1)) * span
     wander = rng.normal(0, 0.04 * (n > 1), (n, 2))
     points = np.stack([cx + r * np.cos(angles), cy + r * np.sin(angles)], 1) + wander
     warp = [g + 0.035 * _cloud(rng, 5, len(cell)) for g in grid]
-    field = _lobes(warp, points, rng.uniform(*radius, n), bridge * rng.uniform(0.7, 1.2), soft)
-    return np.minimum(field, cell - 0.035)
-
-# %% ../nbs/01a_phantom.ipynb #3853faa3
-def _cloud(rng, cells, n):
-    "Smooth random field (n, n) of mean 0 and deviation about 1, with `cells` bumps across"
-    import torch
-
-    coarse = torch.from_numpy(rng.standard_normal((1, 1, cells, cells)).astype(np.float32))
-    return torch.nn.functional.interpolate(coarse, (n, n), mode='bicubic', align_corners=True)[
-        0, 0
-    ].numpy() * np.float32(1.3)
+    radii, bridge = rng.uniform(*shape.lobe_radius, n), shape.bridge * rng.uniform(0.7, 1.2)
+    return np.minimum(_lobes(warp, points, radii, bridge, shape.soft), cell - 0.035)
 
 # %% ../nbs/01a_phantom.ipynb #4c01026e
 def _paint(canvas, field, colour, edge=0.012, strength=1.0):
-    """Lay `colour` (3,) or (n, n, 3) over the canvas where the field is positive, with an edge as soft as a
-    lens makes it
-    """
+    "Lay `colour` (3,) or (n, n, 3) over the canvas where the field is positive; `edge`: width of its rim"
     alpha = strength / (1 + np.exp(-np.clip(field / edge, -30, 30)))
     return canvas + (np.asarray(colour, np.float32) - canvas) * alpha[..., None]
 
 # %% ../nbs/01a_phantom.ipynb #307afe23
+def _red_cell(canvas, body, r, tone, rng):
+    "Paint one red cell of field `body` and radius `r`, more or less pale in the middle"
+    pale = (0, 0.5, 0.8, 0.95)[int(np.searchsorted((0.2, 0.45, 0.75), rng.random()))]
+    pallor = np.exp(-(np.clip((r - body) / r, 0, None) ** 2) / 0.11) * pale
+    rim = np.exp(-np.clip(body, 0, None) / 0.03) * 8
+    colour = np.float32(tone + rng.normal(0, 4, 3)) - rim[..., None]
+    return _paint(canvas, body, colour + (np.float32([252, 228, 204]) - colour) * pallor[..., None])
+
+
 def _red_cells(grid, canvas, cell_r, tone, rng):
     "Draw red cells around a cell of radius `cell_r`: canvas and the field of them all"
     n, field, placed, canvas = len(canvas), np.full_like(grid[0], -1), [], canvas.copy()
     for _ in range(40):
         r, angle, far = rng.uniform(0.30, 0.42), rng.uniform(0, 2 * np.pi), rng.uniform(0.7, 1.5)
         x, y = far * np.cos(angle), far * np.sin(angle)
-        if (
-            far < cell_r + r * 0.95
-            or max(abs(x), abs(y)) > 1 + 0.6 * r
-            or any(np.hypot(x - a, y - b) < 0.92 * (r + s) for a, b, s in placed)
-        ):
+        outside = max(abs(x), abs(y)) > 1 + 0.6 * r
+        crowded = any(np.hypot(x - a, y - b) < 0.92 * (r + s) for a, b, s in placed)
+        if far < cell_r + r * 0.95 or outside or crowded:
             continue
         placed.append((x, y, r))
-        box = tuple(
-            slice(max(0, int((c - 1.4 * r + 1) * n / 2)), max(0, int((c + 1.4 * r + 1) * n / 2) + 1))
-            for c in (y, x)
-        )
+        corners = [[max(0, int((c + side * 1.4 * r + 1) * n / 2)) for side in (-1, 1)] for c in (y, x)]
+        box = tuple(slice(first, last + 1) for first, last in corners)  # all that the cell can touch
         body = _blob([g[box] for g in grid], x, y, r, rng, 0.03, 0.12)
-        pallor = (
-            np.exp(-(np.clip((r - body) / r, 0, None) ** 2) / 0.11)
-            * (0, 0.5, 0.8, 0.95)[int(np.searchsorted((0.2, 0.45, 0.75), rng.random()))]
-        )
-        rim = np.exp(-np.clip(body, 0, None) / 0.03) * 8
-        colour = np.float32(tone + rng.normal(0, 4, 3)) - rim[..., None]
-        canvas[box] = _paint(
-            canvas[box], body, colour + (np.float32([252, 228, 204]) - colour) * pallor[..., None]
-        )
+        canvas[box] = _red_cell(canvas[box], body, r, tone, rng)
         field[box] = np.maximum(field[box], body)
     return canvas, field
+
+# %% ../nbs/01a_phantom.ipynb #2f6496d5
+def _paint_cytoplasm(canvas, cell, kind, fine, tone, rng):
+    "The body of a cell, cloudy; in monocytes, and at times in cells without granules, with vacuoles"
+    stain = _STAINS[kind]
+    colour = np.float32(np.array(stain.cytoplasm) + rng.normal(0, 5, 3))
+    canvas = _paint(canvas, cell, colour + 7 * tone[..., None] + 4 * fine[..., None], strength=0.96)
+    if stain.granule is None and rng.random() < 0.3 or kind == 'MO':
+        vacuoles = np.minimum(_cloud(rng, 12, len(canvas)) - 1.7, cell - 0.05)
+        canvas = _paint(canvas, vacuoles, (232, 214, 210), 0.2)
+    return canvas
+
+
+def _paint_chromatin(canvas, nucleus, kind, tone, rng):
+    "The nucleus, clumped, darker at its rim, and darkest in an erythroblast"
+    colour = np.float32(np.array([48, 26, 74] if kind == 'ERB' else [64, 34, 108]) + rng.normal(0, 5, 3))
+    clumps = (13 * _cloud(rng, 22, len(canvas)) + 9 * tone)[..., None] * np.float32([1, 0.8, 0.9])
+    rim = 14 * np.exp(-np.clip(nucleus, 0, None) / 0.03)[..., None]
+    return _paint(canvas, nucleus, colour + clumps - rim)
+
+
+def _paint_granules(canvas, nucleus, cell, kind, rng):
+    "Granules in the cytoplasm; those of a basophil cover its nucleus"
+    stain = _STAINS[kind]
+    if stain.granule is None:
+        return canvas
+    where = cell - 0.01 if kind in ('BA', 'PLT') else np.minimum(cell - 0.01, -nucleus)
+    grains = 0.05 * (_cloud(rng, stain.across, len(canvas)) - NormalDist().inv_cdf(1 - stain.share))
+    return _paint(canvas, np.minimum(grains, where), stain.granule, 0.02, 0.9)
 
 # %% ../nbs/01a_phantom.ipynb #f60e18d0
 def _white_cell(grid, canvas, kind, rng):
     "Draw one cell of a class: canvas, field of the nucleus, field of the cell"
-    n = len(canvas)
-    radius, colour, granule = rng.uniform(*kind[0]), np.array(kind[7]), kind[8]
+    n, shape = len(canvas), _SHAPES[kind]
+    radius = rng.uniform(*shape.radius)
     cx, cy = rng.normal(0, 0.04, 2).tolist()
     cell = _blob(grid, cx, cy, radius, rng, 0.03, 0.08)
-    nucleus = _nucleus(grid, kind, cx, cy, cell, rng)
+    nucleus = _nucleus(grid, shape, cx, cy, cell, rng)
     fine, tone = _cloud(rng, 34, n), _cloud(rng, 9, n)
-    canvas = _paint(
-        canvas,
-        cell,
-        np.float32(colour + rng.normal(0, 5, 3)) + 7 * tone[..., None] + 4 * fine[..., None],
-        strength=0.96,
-    )
-    if granule is None and rng.random() < 0.3 or kind is _KINDS['MO']:
-        canvas = _paint(canvas, np.minimum(_cloud(rng, 12, n) - 1.7, cell - 0.05), (232, 214, 210), 0.2)
-    chromatin = np.float32(
-        np.array([64, 34, 108] if kind is not _KINDS['ERB'] else [48, 26, 74]) + rng.normal(0, 5, 3)
-    )
-    chromatin = chromatin + (13 * _cloud(rng, 22, n) + 9 * tone)[..., None] * np.float32([1, 0.8, 0.9])
-    canvas = _paint(canvas, nucleus, chromatin - 14 * np.exp(-np.clip(nucleus, 0, None) / 0.03)[..., None])
-    if granule is not None:
-        over = cell - 0.01 if kind in (_KINDS['BA'], _KINDS['PLT']) else np.minimum(cell - 0.01, -nucleus)
-        canvas = _paint(
-            canvas,
-            np.minimum(0.05 * (_cloud(rng, kind[10], n) - _quantile(1 - kind[9])), over),
-            granule,
-            0.02,
-            0.9,
-        )
-    return canvas, nucleus, cell
-
-# %% ../nbs/01a_phantom.ipynb #2f6496d5
-def _quantile(p):
-    "Standard normal quantile"
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf(p)
-
-# %% ../nbs/01a_phantom.ipynb #d61360e2
-def _draw(kind, size, rng):
-    "One phantom at `size` px: float image (size, size, 3) before noise, and bool masks nucleus, cell, red"
-    over = -(-84 // size)
-    n = size * over
-    axis = ((np.arange(n) + 0.5) / n * 2 - 1).astype(np.float32)
-    grid = np.meshgrid(axis, axis)
-    lilac = rng.random() < 0.25
-    ground, red = (
-        (np.array([216, 206, 216]), np.array([188, 166, 174]))
-        if lilac
-        else (np.array([253, 228, 198]), np.array([218, 168, 154]))
-    )
-    canvas = np.float32(ground + rng.normal(0, 3, 3)) + 2 * _cloud(rng, 4, n)[..., None]
-    canvas, reds = _red_cells(grid, canvas, kind[0][1] * 0.95, red, rng)
-    canvas, nucleus, cell = _white_cell(grid, canvas, kind, rng)
-    canvas = _stain(canvas, rng)
-    masks = [
-        (f > 0).reshape(size, over, size, over).mean((1, 3)) > 0.5
-        for f in (nucleus, cell, np.minimum(reds, -cell))
-    ]
-    return canvas.reshape(size, over, size, over, 3).mean((1, 3)), masks
+    canvas = _paint_cytoplasm(canvas, cell, kind, fine, tone, rng)
+    canvas = _paint_chromatin(canvas, nucleus, kind, tone, rng)
+    return _paint_granules(canvas, nucleus, cell, kind, rng), nucleus, cell
 
 # %% ../nbs/01a_phantom.ipynb #27c208e2
 def _stain(canvas, rng):
@@ -252,6 +202,20 @@ def _stain(canvas, rng):
     )
     sigma = rng.uniform(0.006, 0.018) * len(canvas) / 2
     return gaussian_filter(255 * np.exp(-density), (sigma, sigma, 0))
+
+# %% ../nbs/01a_phantom.ipynb #d61360e2
+def _draw(kind, size, rng):
+    "One phantom at `size` px: float image (size, size, 3) before noise, and bool masks nucleus, cell, red"
+    over = -(-84 // size)  # drawn so many times larger
+    grid = _grid(size * over)
+    lilac = rng.random() < 0.25
+    ground, red = ([216, 206, 216], [188, 166, 174]) if lilac else ([253, 228, 198], [218, 168, 154])
+    canvas = np.float32(np.array(ground) + rng.normal(0, 3, 3)) + 2 * _cloud(rng, 4, size * over)[..., None]
+    canvas, reds = _red_cells(grid, canvas, _SHAPES[kind].radius[1] * 0.95, np.array(red), rng)
+    canvas, nucleus, cell = _white_cell(grid, canvas, kind, rng)
+    fields, blocks = (nucleus, cell, np.minimum(reds, -cell)), (size, over, size, over)
+    masks = [(field > 0).reshape(blocks).mean((1, 3)) > 0.5 for field in fields]
+    return _stain(canvas, rng).reshape(*blocks, 3).mean((1, 3)), masks
 
 # %% ../nbs/01a_phantom.ipynb #4ada277b
 PLANTED = dict(
@@ -282,10 +246,17 @@ def _turns(seed, i, n):
     return int(np.random.default_rng([seed, i // n, 8191]).permutation(n)[i % n])
 
 # %% ../nbs/01a_phantom.ipynb #54571b77
+def _plain(i, size, seed):
+    "One phantom of any class: image with noise, masks, class, no evidence"
+    rng, label = np.random.default_rng([seed, i]), _turns(seed, i, 8)
+    image, masks = _draw(list(_SHAPES)[label], size, rng)
+    return image + rng.normal(0, 2.5, image.shape), masks, label, None
+
+
 def _planted(i, size, seed, planted, flip):
-    "One planted phantom: image, masks, label, evidence mask"
+    "One planted phantom: image with noise, masks, label, mask of the evidence"
     rng, parts, turn = np.random.default_rng([seed, i]), PLANTED[planted], _turns(seed, i, 16)
-    image, (nucleus, cell, red) = _draw(_KINDS[('NE', 'EO', 'IG', 'MO')[turn % 4]], size, rng)
+    image, (nucleus, cell, red) = _draw(('NE', 'EO', 'IG', 'MO')[turn % 4], size, rng)
     mask = dict(nucleus=nucleus, cytoplasm=cell & ~nucleus, red=red, background=~cell & ~red)
     bits = [bool(turn >> 2 + k & 1) for k in range(max(1, len(parts)))]
     if flip:
@@ -313,13 +284,18 @@ class Phantoms(NamedTuple):
     part: str = ''
 
 
-def draw_phantoms(n, size=28, seed=0, planted=None, flip=False) -> Phantoms:
-    """Draw `n` smear-like cells at `size` px with exact masks.
+def draw_phantoms(
+    n,  # cells
+    size=28,  # px, `MIN_SIDE` at least; the same cells at every size
+    seed=0,  # cell `i` depends on it and `i` alone
+    planted=None,  # a name in `PLANTED`
+    flip=False,  # draw the same cells with the other labels
+) -> Phantoms:
+    """Draw smear-like cells with exact masks.
 
-    Cell `i` depends on `seed` and `i` alone, and is the same cell at every size; classes come in balanced
-    random order; a platelet has no nucleus. `planted`: a name in `PLANTED`; labels are then 0 or 1 and
+    Classes come in balanced random order; a platelet has no nucleus. With `planted`, labels are 0 or 1 and
     written into `part` alone (`evidence`: its masks; for 'xor' into the agreement of two parts; for 'none'
-    nowhere); `flip=True` draws the same cells with the other labels. Raises `ParameterError`.
+    nowhere). Raises `ParameterError`.
     """
     if n < 1 or size < MIN_SIDE or seed < 0:
         raise ParameterError(
@@ -338,9 +314,3 @@ def draw_phantoms(n, size=28, seed=0, planted=None, flip=False) -> Phantoms:
     if planted is None:
         return drawn
     return drawn._replace(evidence=np.stack(evidence), part=' and '.join(PLANTED[planted]))
-
-# %% ../nbs/01a_phantom.ipynb #f7fc8c71
-def _plain(i, size, seed):
-    rng, label = np.random.default_rng([seed, i]), _turns(seed, i, 8)
-    image, masks = _draw(_KINDS[list(_KINDS)[label]], size, rng)
-    return image + rng.normal(0, 2.5, image.shape), masks, label, None
