@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BloodUNetError', 'DataError', 'ImageError', 'ParameterError', 'CheckpointError', 'DivergenceError', 'DeviceError',
-           'BookError', 'check_choice', 'sha256_file', 'sha256_arrays', 'versions']
+           'BookError', 'LeftOutWarning', 'check_choice', 'sha256_file', 'sha256_arrays', 'versions']
 
 # %% ../nbs/00a_core.ipynb #2833eedc
 import hashlib
@@ -55,6 +55,10 @@ class DeviceError(BloodUNetError):
 # %% ../nbs/00a_core.ipynb #9a0b3d59
 class BookError(RuntimeError):
     "A notebook of the book failed; the message names it and its cell."
+
+
+class LeftOutWarning(UserWarning):
+    "Something that was given is not read; the message names it."
 
 # %% ../nbs/00a_core.ipynb #c8d1a393
 def check_choice(

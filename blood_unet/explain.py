@@ -36,12 +36,12 @@ from .controls import probability_map
 from .core import BloodUNetError, ImageError, ParameterError, check_choice
 from .data import CLASSES
 from blood_unet.files import (
-    earlier_table,
+    ResultTable,
     file_bytes,
+    file_identity,
     find_images,
     output_folder,
     output_stems,
-    table_bytes,
     write_all,
 )
 from .heatmaps import HEAT_MAPS
@@ -59,6 +59,7 @@ from .local_surrogate import local_surrogate
 from .plots import draw_bars, draw_map
 from .predict import evaluating, load_networks, nearest_network
 from .preprocessing import make_masks
+from .segment import segment_images
 from .shapley import exact_shapley_values, sampled_shapley
 from .targets import ClassLogOdds, HardDice, frozen_mask, gradcam_target, model_device
 
@@ -342,30 +343,38 @@ def draw_explanation(image, found: Explanation):
 
 # %% ../nbs/12a_explain.ipynb #b6a89599
 DEFAULT_METHODS = ('len', 'shap', 'parts', 'gradcam', 'ig', 'attention')  # of the word 'all'
-COLUMNS = 'file method target player value error low high r2 forwards seconds class probability'.split()
+COLUMNS = (
+    'file method target player value error low high r2 forwards seconds class probability warning map'
+).split()
+_NUMBERS = dict.fromkeys('value error low high r2 seconds probability'.split(), 'float64') | dict(
+    forwards='Int64'
+)
 
 
-def _explanation_rows(found: Explanation, file: str, named: tuple) -> pd.DataFrame:
-    "The rows of `explanations.csv` of one explanation; `named`: of `named_class`."
-    index, probability = named
-    words = {
-        'file': file,
-        'method': found.method,
-        'target': found.target,
-        'r2': found.r2,
-        'class': CLASSES[index],
-    }
-    numbers = dict(forwards=found.forwards, seconds=found.seconds, probability=round(probability, 4))
-    return found.table.assign(**words, **numbers)[COLUMNS]
+def _map_name(stem: str, method: str, target: str) -> str:
+    """The name of a map and its picture.
 
-
-def _write_explanation(image, found: Explanation, out, stem: str):
-    """Write `STEM_METHOD.npy`, float32 at the size of the uint8 `image` (H, W, 3), and `STEM_METHOD.png` into
-    `out`, both or none.
+    `STEM_METHOD`, or `STEM_TARGET_METHOD` of another target than the nucleus.
     """
+    about = '' if target == 'nucleus' else f'_{target.replace(" ", "-")}'
+    return f'{stem}{about}_{method}'
+
+
+def _explanation_rows(found: Explanation, named: tuple, **words) -> list:
+    """The rows of `explanations.csv` of one explanation.
+
+    `named`: of `named_class`; `words`: file, warning and map.
+    """
+    index, probability = named
+    words |= {'method': found.method, 'target': found.target, 'r2': found.r2, 'class': CLASSES[index]}
+    numbers = dict(forwards=found.forwards, seconds=found.seconds, probability=round(probability, 4))
+    return found.table.assign(**words, **numbers)[COLUMNS].to_dict('records')
+
+
+def _write_explanation(image, found: Explanation, place: Path):
+    "Write `place`.npy, float32 at the size of the uint8 `image` (H, W, 3), and `place`.png, both or none."
     heat = resample(torch.from_numpy(found.map)[None, None], image.shape[:2])[0, 0].float().numpy()
     fig = draw_explanation(image, found)
-    place = Path(out) / f'{stem}_{found.method}'
     write_all(
         {
             place.with_name(place.name + '.npy'): file_bytes(lambda buffer: np.save(buffer, heat)),
@@ -378,7 +387,7 @@ def _write_explanation(image, found: Explanation, out, stem: str):
 class Explained(NamedTuple):
     """`table`: what explanations.csv holds of this run.
 
-    `failed`: the reason for each path, or path and method, without result.
+    `failed`: why a path, or path and method, has no result.
     """
 
     table: pd.DataFrame
@@ -388,9 +397,8 @@ class Explained(NamedTuple):
 def _explain_image(image, network, methods, target: str, seed: int, samples: int) -> tuple:
     """Explain one uint8 image (H, W, 3) by several methods.
 
-    The `Explanation`s, and the reasons by method where there is none.
-
-    With one method alone its `ParameterError` is raised.
+    The `Explanation`s, the reasons by method where there is none, and `named_class`. With one method alone
+    its `ParameterError` is raised.
     """
     subject, found, failed = make_subject(image, network), [], {}
     for method in methods:
@@ -413,49 +421,51 @@ def explain_files(
     model: str = 'auto',  # as in `segment.segment_images`; one view of the network itself is explained
     device: str = 'auto',
     progress: bool = False,
+    recursive: bool = False,  # folders with what is below them, mirrored in `out`
 ) -> Explained:
     """Explain images of single white cells; write maps, pictures and `explanations.csv` into `out`.
 
     `class`, `probability` in the table: what the network itself names, in one view; `segment_images` asks it
-    for eight and joins a recipe, so the two may differ in an uncertain cell. The table is written after every
-    image, and keeps what it held of other images and methods. What cannot be read or explained is reported
-    and the rest goes on. Raises `ParameterError` on unknown names and on an output folder that cannot be
-    used.
+    for eight and joins a recipe, so the two may differ in an uncertain cell; `warning`: what `segment_images`
+    says of the picture. The table is written after every image, keeps what it held of other images, methods
+    and targets, and several runs may write it at once. What cannot be read or explained is reported and the
+    rest goes on. Raises `ParameterError` on unknown names and on an output folder that cannot be used.
     """
     check_choice(method, (*METHODS, 'all'), 'method')
     check_choice(target, TARGETS, 'target')
-    files, failed = find_images(paths)
+    files, places, failed, _ = find_images(paths, recursive, out)
     methods = DEFAULT_METHODS if method == 'all' else (method,)
-    networks = load_networks(model, device)
-    stems = dict(zip(files, output_stems(files)))
-    out = output_folder(out, paths, files, [f'{m}.{kind}' for m in methods for kind in ('npy', 'png')])
-    told = earlier_table(out / 'explanations.csv', COLUMNS)
-    rows = [pd.DataFrame(columns=COLUMNS)]
-    for ((path, image, _),) in batches(tqdm(files, disable=not progress, unit='image'), failed, most=1):
-        network = nearest_network(networks, min(image.shape[:2]))
-        try:
-            found, refused, named = _explain_image(image, network, methods, target, seed, samples)
-        except BloodUNetError as error:
-            failed[str(path)] = str(error)
-            continue
-        failed |= {f'{path} ({name})': why for name, why in refused.items()}
-        for one in found:
-            _write_explanation(image, one, out, stems[path])
-            rows.append(_explanation_rows(one, str(path), named))
-            told = told[~((told.file == str(path)) & (told.method == one.method))]
-        _write_rows(out, told, rows)
-    _write_rows(out, told, rows)
-    return Explained(_joined(rows), failed)
-
-
-def _joined(tables) -> pd.DataFrame:
-    "Tables with the columns of `COLUMNS` one below the other."
-    full = [table for table in tables if len(table)]
-    return pd.concat(full, ignore_index=True) if full else pd.DataFrame(columns=COLUMNS)
-
-
-def _write_rows(out, told, rows):
-    """Write explanations.csv: what an earlier run `told` of other images and methods, and the `rows` of this
-    one.
-    """
-    write_all({out / 'explanations.csv': table_bytes(_joined([told, *rows]), float_format='%.6g')})
+    networks, stems = load_networks(model, device), dict(zip(files, output_stems(files, places)))
+    endings = [f'{_map_name("", one, target)[1:]}.{kind}' for one in methods for kind in ('npy', 'png')]
+    out = output_folder(out, paths, files, endings, places)
+    results, mine = (
+        ResultTable(out / 'explanations.csv', COLUMNS, _NUMBERS, ['file', 'method', 'target'], 'map'),
+        [],
+    )
+    names = {(path, one): _map_name(stems[path], one, target) for path in files for one in methods}
+    claims = [
+        dict(file=file_identity(path), method=one, target=target, map=name)
+        for (path, one), name in names.items()
+    ]
+    results.claim(claims)
+    try:
+        for ((path, image, notes),) in batches(
+            tqdm(files, disable=not progress, unit='image'), failed, most=1
+        ):
+            network = nearest_network(networks, min(image.shape[:2]))
+            try:
+                found, refused, named = _explain_image(image, network, methods, target, seed, samples)
+            except BloodUNetError as error:
+                failed[str(path)] = str(error)
+                continue
+            failed |= {f'{path} ({name})': why for name, why in refused.items()}
+            warning, rows = segment_images(image, networks, device, [notes]).table.warning[0], []
+            for one in found:
+                name = names[path, one.method]
+                _write_explanation(image, one, out / name)
+                rows += _explanation_rows(one, named, file=file_identity(path), warning=warning, map=name)
+            results.put(rows)
+            mine += rows
+    finally:
+        results.withdraw()
+    return Explained(results.frame(mine), failed)
