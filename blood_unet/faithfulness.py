@@ -19,7 +19,7 @@ import torch
 from scipy.stats import entropy
 
 from .coalitions import FeatureMask, MaskingGame
-from .core import ParameterError
+from .core import ParameterError, check_choice
 from .metrics import correlation, cosine, rank_correlation
 from .shapley import exact_shapley_values
 from .targets import has_rows, model_device, score
@@ -364,11 +364,23 @@ def stability(case: Case, row: Explained):
 class Metric(NamedTuple):
     """A measure of explanations: float (N,), higher is better.
 
-    `kind`: 'fill', of (case, maps, fill); 'evidence', of (case, maps); 'explainer', of (case, Explained).
+    `kind`, what it is asked with: 'maps', (case, maps); 'evidence', the same where evidence was planted;
+    'fill', (case, maps, fill), once a fill; 'explainer', (case, Explained).
     """
 
     function: Callable
     kind: str
+
+    def __call__(self, case, row) -> dict:
+        "Its values by fill, under '' where it needs none; nothing where the case lacks what it asks for."
+        kind = check_choice(self.kind, ('maps', 'evidence', 'fill', 'explainer'), 'kind')
+        if kind == 'fill':
+            return {fill: self.function(case, row.maps, fill) for fill in case.games}
+        if kind == 'explainer':
+            return {'': self.function(case, row)}
+        if kind == 'evidence' and case.evidence is None:
+            return {}
+        return {'': self.function(case, row.maps)}
 
 
 METRICS = {

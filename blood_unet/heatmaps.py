@@ -345,21 +345,26 @@ class HeatMap(NamedTuple):
     title: str  # its name in figures
     function: Callable
     signed: bool = True  # whether it tells for from against
+    judged: bool = False  # whether the scorecard of one's own pictures judges it
 
     def __call__(self, model, target, x, seed: int = 0):
         return self.function(model, target, x, seed)
 
 
 HEAT_MAPS = {
-    'gradcam': HeatMap('Grad-CAM', lambda model, target, x, seed: grad_cam(model, target, x)),
+    'gradcam': HeatMap('Grad-CAM', lambda model, target, x, seed: grad_cam(model, target, x), judged=True),
     'ig': HeatMap(
-        'integrated gradients', lambda model, target, x, seed: integrated_gradients(model, target, x)
+        'integrated gradients',
+        lambda model, target, x, seed: integrated_gradients(model, target, x),
+        judged=True,
     ),
     'saliency': HeatMap('saliency', lambda model, target, x, seed: saliency(model, target, x), False),
     'smoothgrad': HeatMap(
         'SmoothGrad', lambda model, target, x, seed: saliency(model, target, x, 8, 0.05, seed), False
     ),
-    'attention': HeatMap('spatial attention', lambda model, target, x, seed: attention_maps(model, x), False),
+    'attention': HeatMap(
+        'spatial attention', lambda model, target, x, seed: attention_maps(model, x), False, judged=True
+    ),
     'channel-attention': HeatMap(
         'channel attention', lambda model, target, x, seed: attention_maps(model, x, 'channel'), False
     ),

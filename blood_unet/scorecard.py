@@ -121,13 +121,8 @@ def judge(case: Case, row: Explained, metrics) -> dict:
     """
     found = {}
     for name in metrics:
-        function, kind = METRICS[check_choice(name, tuple(METRICS), 'metric')]
-        if kind == 'fill':
-            found |= {(name, fill): function(case, row.maps, fill) for fill in case.games}
-        elif kind == 'explainer':
-            found[name, ''] = function(case, row)
-        elif case.evidence is not None:
-            found[name, ''] = function(case, row.maps)
+        values = METRICS[check_choice(name, tuple(METRICS), 'metric')](case, row)
+        found |= {(name, fill): value for fill, value in values.items()}
     return found
 
 # %% ../nbs/09b_scorecard.ipynb #41a919e0
@@ -286,7 +281,7 @@ def load_masks(folder, cells) -> dict:
 # %% ../nbs/09b_scorecard.ipynb #cda753a1
 def all_explainers(parts, cells) -> dict:
     "Heat maps and part explainers of `cells`, by the titles that figures show."
-    found = {HEAT_MAPS[name].title: HEAT_MAPS[name] for name in ('gradcam', 'ig', 'attention')}
+    found = {heat.title: heat for heat in HEAT_MAPS.values() if heat.judged}
     found['Grad-CAM'] = lambda model, target, x, seed: grad_cam(model, gradcam_target(target), x)
     return found | part_explainers(parts, cells.cell, images=cells.images)
 
