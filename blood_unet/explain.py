@@ -411,6 +411,17 @@ def _explain_image(image, network, methods, target: str, seed: int, samples: int
     return found, failed, named_class(network, subject.x)
 
 
+def _claim_names(results, stems: dict, methods, target: str) -> dict:
+    "Claim a name for the map of each file and method: (file, method) -> name."
+    names = {(path, one): _map_name(stems[path], one, target) for path in stems for one in methods}
+    rows = [
+        dict(file=file_identity(path), method=one, target=target, map=name)
+        for (path, one), name in names.items()
+    ]
+    results.claim(rows)
+    return names
+
+
 def explain_files(
     paths,  # image files of single white cells, and folders of them
     out,  # folder for maps, pictures and `explanations.csv`
@@ -438,20 +449,12 @@ def explain_files(
     networks, stems = load_networks(model, device), dict(zip(files, output_stems(files, places)))
     endings = [f'{_map_name("", one, target)[1:]}.{kind}' for one in methods for kind in ('npy', 'png')]
     out = output_folder(out, paths, files, endings, places)
-    results, mine = (
-        ResultTable(out / 'explanations.csv', COLUMNS, _NUMBERS, ['file', 'method', 'target'], 'map'),
-        [],
-    )
-    names = {(path, one): _map_name(stems[path], one, target) for path in files for one in methods}
-    claims = [
-        dict(file=file_identity(path), method=one, target=target, map=name)
-        for (path, one), name in names.items()
-    ]
-    results.claim(claims)
+    keys, mine = ['file', 'method', 'target'], []
+    results = ResultTable(out / 'explanations.csv', COLUMNS, _NUMBERS, keys, 'map')
+    names = _claim_names(results, stems, methods, target)
+    shown = tqdm(files, disable=not progress, unit='image')
     try:
-        for ((path, image, notes),) in batches(
-            tqdm(files, disable=not progress, unit='image'), failed, most=1
-        ):
+        for ((path, image, notes),) in batches(shown, failed, most=1):
             network = nearest_network(networks, min(image.shape[:2]))
             try:
                 found, refused, named = _explain_image(image, network, methods, target, seed, samples)
@@ -459,11 +462,13 @@ def explain_files(
                 failed[str(path)] = str(error)
                 continue
             failed |= {f'{path} ({name})': why for name, why in refused.items()}
-            warning, rows = segment_images(image, networks, device, [notes]).table.warning[0], []
+            words = dict(file=file_identity(path))
+            words['warning'] = segment_images(image, networks, device, [notes]).table.warning[0]
+            rows = []
             for one in found:
                 name = names[path, one.method]
                 _write_explanation(image, one, out / name)
-                rows += _explanation_rows(one, named, file=file_identity(path), warning=warning, map=name)
+                rows += _explanation_rows(one, named, map=name, **words)
             results.put(rows)
             mine += rows
     finally:

@@ -216,30 +216,22 @@ def find_images(paths, recursive: bool = False, out=None) -> FoundImages:
         try:
             pictures, folders, words = _in_folder(path, recursive) if path.is_dir() else ([path], [], '')
         except OSError as e:
-            failed[str(path)] = (
-                f'got a path that cannot be looked at ({e.strerror}); expected an image or a folder; check'
-                ' the spelling'
-            )
+            failed[str(path)] = _reason(f'a path that cannot be looked at ({e.strerror})')
             continue
         if words:
             left_out[str(path)] = words
         if not pictures and not folders:
-            but = f' but {words}' if words else ''
-            failed[str(path)] = (
-                f'got a folder without an image{but}; expected pictures, such as files ending in'
-                f' {" ".join(SUFFIXES)}; name the files themselves'
-            )
+            but, endings = f' but {words}' if words else '', ' '.join(SUFFIXES)
+            got, expected = f'a folder without an image{but}', f'pictures, such as files ending in {endings}'
+            failed[str(path)] = _reason(got, expected, 'name the files themselves')
         below = [folder for folder in folders if out is None or _real(folder) != _real(out)]
         todo[:0] = [(folder, place / folder.name) for folder in below]
         for picture in pictures:
             if picture.exists():
                 files.setdefault(_real(picture), (picture, place))
             else:
-                failed[str(picture)] = (
-                    f'got a {"link to what" if picture.is_symlink() else "path that"} does not exist;'
-                    ' expected'
-                    ' an image or a folder; check the spelling'
-                )
+                what = 'link to what' if picture.is_symlink() else 'path that'
+                failed[str(picture)] = _reason(f'a {what} does not exist')
     for folder, words in left_out.items():
         warnings.warn(f'not read: {folder}: {words}', LeftOutWarning, stacklevel=2)
     found, below = ([pair[k] for pair in files.values()] for k in (0, 1))
