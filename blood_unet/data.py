@@ -332,7 +332,7 @@ def load_folder(path) -> Cells:
     if not path.is_dir():
         known = "'auto', 'bloodmnist', 'phantom' or a folder of images"
         raise DataError(f'{path}, which is not a folder', known, 'check the name')
-    files, _, failed, _ = find_images(path)
+    files, _, failed, _ = find_images(path, known=('labels.csv',))
     if not files:
         endings = f'files ending in {", ".join(SUFFIXES)}'
         raise DataError(f'no image in {path}', endings, 'is it the right folder?')

@@ -178,9 +178,11 @@ def looks_like_image(path) -> bool:
         return False
 
 
-def _in_folder(folder, recursive: bool) -> tuple:
+def _in_folder(folder, recursive: bool, known) -> tuple:
     "The pictures of a folder, by name, and in words what else it holds; hidden files are passed over."
-    inside = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
+    inside = sorted(
+        path for path in folder.iterdir() if not path.name.startswith('.') and path.name not in known
+    )
     folders = [path for path in inside if path.is_dir()]
     pictures = [
         path for path in inside if path not in folders and (not path.exists() or looks_like_image(path))
@@ -202,11 +204,12 @@ def _few(names, most: int = 3) -> str:
     return ', '.join(names[:most]) + more
 
 
-def find_images(paths, recursive: bool = False, out=None) -> FoundImages:
+def find_images(paths, recursive: bool = False, out=None, known=()) -> FoundImages:
     """The image files of files and folders: see `FoundImages`.
 
     A file that is named is taken as it is; of a folder, what looks like a picture, with `recursive` also
-    below it, but for the folder `out`, which holds results.
+    below it, but for the folder `out`, which holds results, and files of a name in `known`, which the caller
+    reads itself.
     """
     files, failed, left_out = {}, {}, {}
     named = [paths] if isinstance(paths, (str, Path)) else paths
@@ -214,7 +217,9 @@ def find_images(paths, recursive: bool = False, out=None) -> FoundImages:
     while todo:
         path, place = todo.pop(0)
         try:
-            pictures, folders, words = _in_folder(path, recursive) if path.is_dir() else ([path], [], '')
+            pictures, folders, words = (
+                _in_folder(path, recursive, known) if path.is_dir() else ([path], [], '')
+            )
         except OSError as e:
             failed[str(path)] = _reason(f'a path that cannot be looked at ({e.strerror})')
             continue

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from blood_unet.core import LeftOutWarning, ParameterError, sha256_file
-from blood_unet.data import phantom
+from blood_unet.data import load_folder, phantom
 from blood_unet.explain import explain_files
 from blood_unet.files import UNFINISHED, find_images
 from blood_unet.segment import segment_files
@@ -161,6 +161,14 @@ def test_what_a_folder_holds_and_is_not_read_is_named(tmp_path):
     assert not done.failed and not again.failed and len(done.table) == len(again.table) == 8
     assert (tmp_path / 'o' / 'sub' / 'deep' / 'a_nucleus.png').is_file()
     assert {'a', 'sub/deep/a', 'sub/deep/z'} <= set(table(tmp_path / 'o' / 'cells.csv').stem)
+
+
+def test_labels_are_read_and_not_left_out(tmp_path):
+    folder = cells(tmp_path / 'A', ['a.png', 'b.png'])
+    (folder / 'labels.csv').write_text('file,class\na.png,basophil\nb.png,monocyte\n')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', LeftOutWarning)
+        assert load_folder(folder).labels.tolist() == [0, 5]
 
 
 def test_results_inside_the_input_are_no_input(tmp_path):
