@@ -140,14 +140,6 @@ def read_results(name: str) -> dict:
 # %% ../nbs/00b_files.ipynb #afbea284
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.jfif', '.jpe', '.jp2', '.bmp', '.tif', '.tiff', '.gif', '.webp')
 
-
-def _named_by(path) -> list:
-    "What a path stands for: itself, or the images of a folder; `OSError` if it cannot be looked at."
-    if not path.is_dir():
-        return [path]
-    images = (p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith('.'))
-    return sorted(p for p in images if not p.is_dir())
-
 # %% ../nbs/00b_files.ipynb #13fd98fc
 class FoundImages(NamedTuple):
     """What files and folders hold: `files`, each once, in order.
