@@ -134,10 +134,10 @@ from blood_unet import paper
 import shutil
 book = Path('book'); book.mkdir()
 print('BOOK', paper.book_folder())
-shutil.copy(paper.book_folder()/'00_core.ipynb', book)
+shutil.copy(paper.book_folder()/'00a_core.ipynb', book)
 (book/'paper.yaml').write_text('quick: {}')
 paper.regenerate(dataset='phantom', out='figures', book=book)'''
     done = installed('-c', code)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     assert f'BOOK {installed.site / "blood_unet" / "book"}' in done.stdout
-    assert (installed.away / 'figures' / 'executed' / '00_core.ipynb').is_file()
+    assert (installed.away / 'figures' / 'executed' / '00a_core.ipynb').is_file()
