@@ -83,6 +83,14 @@ def test_the_book_is_every_numbered_notebook():
 HEAVY = 'seaborn matplotlib.pyplot medmnist sklearn lightning_fabric torchvision shap captum'.split()
 
 
+@pytest.mark.parametrize('path', BOOK, ids=lambda path: path.stem)
+def test_what_a_notebook_shows_names_no_folder_of_a_machine(path):
+    book = json.loads(path.read_text())
+    shown = [cell.get('outputs', []) for cell in book['cells']] + [book['metadata']]
+    found = re.findall(r'(?<![\w.])/(?:tmp|home|root|Users|var|work|mnt)/[\w.-]+', json.dumps(shown))
+    assert not found
+
+
 @pytest.mark.parametrize(
     'module, more', [('model', []), ('segment', []), ('cli', ['torch', 'pandas', 'scipy'])]
 )
