@@ -17,7 +17,10 @@ import typer
 from .core import BloodUNetError, BookError, LeftOutWarning
 
 # %% ../nbs/14_cli.ipynb #6e1649f4
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+# plain help: boxes drawn by rich go past stdout where a notebook runs the command
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 
 
 @app.callback()
