@@ -19,8 +19,8 @@ import pandas as pd
 from PIL import Image, ImageOps
 
 from .core import DataError, ParameterError, check_choice, sha256_arrays
-from .files import SUFFIXES, find_images
-from .images import MIN_SIDE, batches, resize
+from .folders import find_images
+from .images import MIN_SIDE, SUFFIXES, batches, resize
 from .phantom import draw_phantoms
 
 # %% ../nbs/01b_data.ipynb #32a71fd4

@@ -35,15 +35,8 @@ from blood_unet.coalitions import (
 from .controls import probability_map
 from .core import BloodUNetError, ImageError, ParameterError, check_choice
 from .data import CLASSES
-from blood_unet.files import (
-    ResultTable,
-    file_bytes,
-    file_identity,
-    find_images,
-    output_folder,
-    output_stems,
-    write_all,
-)
+from .files import file_bytes, write_all
+from .folders import ResultTable, file_identity, find_images, output_folder, output_stems
 from .heatmaps import HEAT_MAPS
 from blood_unet.images import (
     MIN_SIDE,

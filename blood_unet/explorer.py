@@ -37,9 +37,10 @@ from blood_unet.explain import (
     make_subject,
     parts_game,
 )
-from .files import SUFFIXES, file_bytes, table_bytes, write_all
+from .files import file_bytes, write_all
+from .folders import table_bytes
 from .heatmaps import HEAT_MAPS
-from .images import read_image, resize, to_uint8
+from .images import SUFFIXES, read_image, resize, to_uint8
 from .local_surrogate import TRUSTED_R2
 from .metrics import dice
 from .plots import PALETTE, PART_COLOURS, draw_bars, draw_map, overlay, show_picture

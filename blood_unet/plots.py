@@ -140,6 +140,7 @@ def draw_map(
     cell=None,  # likewise, dotted
     signed: bool = None,  # by default, whether there are values below 0
     clip: float = 99.5,  # percentile of the magnitude at which a signed scale is cut
+    norm=None,  # matplotlib's, for limits or a scale of one's own, such as one for several maps
     scale: bool = False,  # draw a small scale below
 ):
     """Draw a heat map over a grey picture of its image; returns what a colour bar needs.
@@ -154,7 +155,7 @@ def draw_map(
     if image is not None:
         axis.imshow(rgb2gray(image), cmap='gray', vmin=0, vmax=1, interpolation='nearest')
         place = dict(alpha=0.78, extent=(-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5))
-    drawn = axis.imshow(heat, interpolation='nearest', **_colours(heat, signed, clip), **place)
+    drawn = axis.imshow(heat, interpolation='nearest', **_colours(heat, signed, clip, norm), **place)
     for mask, style in ((cell, ':'), (nucleus, '-')):
         if mask is not None and mask.any() and not mask.all():
             axis.contour(mask, [0.5], colors='black' if signed else 'white', linewidths=0.8, linestyles=style)
@@ -166,8 +167,10 @@ def draw_map(
     return drawn
 
 
-def _colours(heat, signed, clip) -> dict:
+def _colours(heat, signed, clip, norm) -> dict:
     "Colour map and limits of a heat map, as `imshow` takes them."
+    if norm is not None:
+        return dict(cmap='RdBu_r' if signed else 'viridis', norm=norm)
     limit = max(np.percentile(np.abs(heat), clip), 1e-12)
     if signed:
         return dict(cmap='RdBu_r', vmin=-limit, vmax=limit)

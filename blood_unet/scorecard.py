@@ -31,7 +31,8 @@ from .controls import CONTROLS
 from .core import DataError, ParameterError, check_choice
 from .data import load_folder, resize_cells
 from .faithfulness import METRICS, Case, Explained, check_maps, with_rows
-from .files import output_folder, output_stems, table_bytes, write_all
+from .files import write_all
+from .folders import output_folder, output_stems, table_bytes
 from .heatmaps import HEAT_MAPS, grad_cam
 from .images import to_tensor, to_uint8
 from .local_surrogate import local_surrogate

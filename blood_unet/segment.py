@@ -19,15 +19,8 @@ from skimage.measure import label, regionprops
 from tqdm.auto import tqdm
 
 from .data import CLASSES
-from blood_unet.files import (
-    ResultTable,
-    file_identity,
-    find_images,
-    output_folder,
-    output_stems,
-    png_bytes,
-    write_all,
-)
+from .files import png_bytes, write_all
+from .folders import ResultTable, file_identity, find_images, output_folder, output_stems
 from .images import batches, check_images
 from .plots import overlay
 from .predict import TestTimeAugmentation, load_networks, predict_nearest

@@ -17,7 +17,7 @@ from PIL import Image
 from blood_unet.core import LeftOutWarning, ParameterError, sha256_file
 from blood_unet.data import load_folder, phantom
 from blood_unet.explain import explain_files
-from blood_unet.files import UNFINISHED, find_images
+from blood_unet.folders import UNFINISHED, find_images
 from blood_unet.segment import segment_files
 from conftest import MODEL
 
