@@ -408,7 +408,7 @@ PROGRAMS = (
     ),
     Program(
         'batches.py',
-        'pictures a second by batch size, and LEN beside lime in the same batches',
+        'pictures a second by batch size, and LEN beside lime',
         'minutes',
         ('batches',),
     ),
