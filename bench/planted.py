@@ -32,7 +32,7 @@ from blood_unet.coalitions import recipe_parts
 from blood_unet.model import BloodUNet, checkpoint_folder
 from blood_unet.images import to_tensor
 from blood_unet.preprocessing import make_masks
-from blood_unet.faithfulness import METRICS, Explained, curve, part_sums
+from blood_unet.faithfulness import METRICS, ExplainedCase, curve, part_sums
 from blood_unet.metrics import crossed_interval, pair_auroc
 from blood_unet.scorecard import explain_case, judge, make_case, part_explainers
 
@@ -110,7 +110,9 @@ def judge_all(case, explainers, seeds, parts):
         both = {f: {keep: curve(case, row.maps, f, keep) for keep in (True, False)} for f in case.games}
         signs = {'': 1, ', turned': -1} if name in nets else {'': 1}
         for word, sign in signs.items():
-            turned = Explained(sign * row.maps, row.explain, kept={k: sign * v for k, v in row.kept.items()})
+            turned = ExplainedCase(
+                sign * row.maps, row.explain, kept={k: sign * v for k, v in row.kept.items()}
+            )
             found = judge(
                 case,
                 turned,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRICS', 'Case', 'shown_only', 'curve', 'deletion', 'insertion', 'value_drops', 'map_sums', 'sensitivity_n',
            'fidelity', 'part_sums', 'shapley_agreement', 'relevance_mass', 'pointing_game', 'likeness', 'randomised',
-           'check_maps', 'Explained', 'explain_again', 'random_model', 'randomisation', 'smooth_randomisation',
+           'check_maps', 'ExplainedCase', 'explain_again', 'random_model', 'randomisation', 'smooth_randomisation',
            'complexity', 'efficient_randomisation', 'repeatability', 'seed_repeatability', 'stability', 'Metric']
 
 # %% ../nbs/09a_faithfulness.ipynb #c51845d7
@@ -266,7 +266,7 @@ def check_maps(maps, case: Case, name: str):
 
 # %% ../nbs/09a_faithfulness.ipynb #48d009cc
 @dataclass
-class Explained:
+class ExplainedCase:
     """An explainer's answer on a case.
 
     `explain(model, target, x, seed)` gave the maps, and is asked again by the measures below.
@@ -280,7 +280,7 @@ class Explained:
 
 
 def explain_again(
-    case: Case, row: Explained, model=None, noise: float = 0.0, seed: int = 0, name: str = 'again'
+    case: Case, row: ExplainedCase, model=None, noise: float = 0.0, seed: int = 0, name: str = 'again'
 ):
     "Maps of another run, float64 (N, H, W): of another model, of noisier images, or with another seed."
     if name not in row.kept:
@@ -296,7 +296,7 @@ def random_model(case: Case):
     return case.once('random model', lambda: randomised(case.model, case.x, case.seed))
 
 
-def randomisation(case: Case, row: Explained):
+def randomisation(case: Case, row: ExplainedCase):
     """How much the map changes when the model's weights are drawn anew.
 
     One minus the magnitude of the likeness of both maps: float64 (N,) in [0, 1]. Higher is better. Adebayo et
@@ -306,7 +306,7 @@ def randomisation(case: Case, row: Explained):
     return 1 - np.abs(likeness(row.maps, other, case.plays))
 
 # %% ../nbs/09a_faithfulness.ipynb #09c4a430
-def smooth_randomisation(case: Case, row: Explained, copies: int = 2, noise: float = 0.03):
+def smooth_randomisation(case: Case, row: ExplainedCase, copies: int = 2, noise: float = 0.03):
     """`randomisation` of the mean map of `copies` noisy copies of each picture.
 
     float64 (N,) in [0, 1]. Higher is better. Hedström et al. 2024 (sMPRT).
@@ -325,7 +325,7 @@ def complexity(maps, plays, bins: int = 50):
     return np.array([entropy(np.histogram(m[p], bins)[0]) for m, p in zip(maps, plays)])
 
 
-def efficient_randomisation(case: Case, row: Explained):
+def efficient_randomisation(case: Case, row: ExplainedCase):
     """How much more complex the map becomes when the model's weights are drawn anew, as a share.
 
     float64 (N,), above 0 where the entropy of its histogram rises. Higher is better. Hedström et al. 2024
@@ -336,7 +336,7 @@ def efficient_randomisation(case: Case, row: Explained):
     return (after - before) / np.maximum(before, 1e-9)
 
 # %% ../nbs/09a_faithfulness.ipynb #4c595a4e
-def repeatability(case: Case, row: Explained):
+def repeatability(case: Case, row: ExplainedCase):
     """Likeness of the map to that of another run with the same seed.
 
     float64 (N,) in [-1, 1]. Higher is better. A check on a method; the measure is ours.
@@ -344,7 +344,7 @@ def repeatability(case: Case, row: Explained):
     return likeness(row.maps, explain_again(case, row, name='same seed'), case.plays)
 
 
-def seed_repeatability(case: Case, row: Explained):
+def seed_repeatability(case: Case, row: ExplainedCase):
     """Likeness of the map to that of another run with another seed.
 
     float64 (N,) in [-1, 1]. Higher is better. A check on a method; the measure is ours.
@@ -352,7 +352,7 @@ def seed_repeatability(case: Case, row: Explained):
     return likeness(row.maps, explain_again(case, row, seed=1, name='other seed'), case.plays)
 
 
-def stability(case: Case, row: Explained):
+def stability(case: Case, row: ExplainedCase):
     """Likeness of the map to that of the picture with noise of standard deviation .01.
 
     float64 (N,) in [-1, 1]. Higher is better. After the sensitivity of Yeh et al. 2019, with a likeness in
@@ -365,7 +365,7 @@ class Metric(NamedTuple):
     """A measure of explanations: float (N,), higher is better.
 
     `kind`, what it is asked with: 'maps', (case, maps); 'evidence', the same where evidence was planted;
-    'fill', (case, maps, fill), once a fill; 'explainer', (case, Explained).
+    'fill', (case, maps, fill), once a fill; 'explainer', (case, ExplainedCase).
     """
 
     function: Callable

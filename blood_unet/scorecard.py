@@ -30,7 +30,7 @@ from blood_unet.coalitions import (
 from .controls import CONTROLS
 from .core import DataError, ParameterError, check_choice
 from .data import load_folder, resize_cells
-from .faithfulness import METRICS, Case, Explained, check_maps, with_rows
+from .faithfulness import METRICS, Case, ExplainedCase, check_maps, with_rows
 from .files import write_all
 from .folders import output_folder, output_stems, table_bytes
 from .heatmaps import HEAT_MAPS, grad_cam
@@ -97,7 +97,7 @@ def make_case(
     return Case(model, target, x, games, seed, evidence=evidence, **kwargs)
 
 # %% ../nbs/09b_scorecard.ipynb #602b1a9c
-def explain_case(case: Case, explain: Callable, name: str = 'explainer') -> Explained:
+def explain_case(case: Case, explain: Callable, name: str = 'explainer') -> ExplainedCase:
     """Run an explainer, `explain(model, target, x, seed)`, on a case; count what it asks.
 
     Raises `ParameterError` on maps of another shape or with NaN.
@@ -112,10 +112,10 @@ def explain_case(case: Case, explain: Callable, name: str = 'explainer') -> Expl
     finally:
         hook.remove()
     seconds = time.perf_counter() - start
-    return Explained(check_maps(maps, case, name), explain, seen[0] / len(case.x), seconds / len(case.x))
+    return ExplainedCase(check_maps(maps, case, name), explain, seen[0] / len(case.x), seconds / len(case.x))
 
 # %% ../nbs/09b_scorecard.ipynb #984f744c
-def judge(case: Case, row: Explained, metrics) -> dict:
+def judge(case: Case, row: ExplainedCase, metrics) -> dict:
     """Values of measures: (metric, fill or '') -> float64 (N,).
 
     Measures of planted evidence are left out where the case has none. Raises `ParameterError` on an unknown
