@@ -35,8 +35,8 @@ from blood_unet.coalitions import (
 from .controls import probability_map
 from .core import BloodUNetError, ImageError, ParameterError, check_choice
 from .data import CLASSES
-from .files import file_bytes, write_all
-from .folders import ResultTable, file_identity, find_images, output_folder, output_stems
+from .files import file_bytes
+from .folders import ResultTable, file_identity, find_images, output_folder, output_stems, same_file
 from .heatmaps import HEAT_MAPS
 from blood_unet.images import (
     MIN_SIDE,
@@ -364,17 +364,16 @@ def _explanation_rows(found: Explanation, named: tuple, **words) -> list:
     return found.table.assign(**words, **numbers)[COLUMNS].to_dict('records')
 
 
-def _write_explanation(image, found: Explanation, place: Path):
-    "Write `place`.npy, float32 at the size of the uint8 `image` (H, W, 3), and `place`.png, both or none."
+def _explanation_files(image, found: Explanation, place: Path) -> dict:
+    "`place`.npy, float32 at the size of the uint8 `image` (H, W, 3), and `place`.png, as `{path: bytes}`."
     heat = resample(torch.from_numpy(found.map)[None, None], image.shape[:2])[0, 0].float().numpy()
     fig = draw_explanation(image, found)
-    write_all(
-        {
-            place.with_name(place.name + '.npy'): file_bytes(lambda buffer: np.save(buffer, heat)),
-            place.with_name(place.name + '.png'): file_bytes(lambda buffer: fig.savefig(buffer, dpi=110)),
-        }
-    )
+    files = {
+        place.with_name(place.name + '.npy'): file_bytes(lambda buffer: np.save(buffer, heat)),
+        place.with_name(place.name + '.png'): file_bytes(lambda buffer: fig.savefig(buffer, dpi=110)),
+    }
     plt.close(fig)
+    return files
 
 # %% ../nbs/12a_explain.ipynb #d3e3ab66
 class Explained(NamedTuple):
@@ -404,15 +403,22 @@ def _explain_image(image, network, methods, target: str, seed: int, samples: int
     return found, failed, named_class(network, subject.x)
 
 
-def _claim_names(results, stems: dict, methods, target: str) -> dict:
-    "Claim a name for the map of each file and method: (file, method) -> name."
-    names = {(path, one): _map_name(stems[path], one, target) for path in stems for one in methods}
-    rows = [
-        dict(file=file_identity(path), method=one, target=target, map=name)
-        for (path, one), name in names.items()
-    ]
-    results.claim(rows)
-    return names
+def _kept_stems(results, files) -> list:
+    "The stem under which maps of each file stand already, or an empty text."
+    there, held = results.read(), {}
+    for file, method, target, name in zip(*(there[key] for key in ('file', 'method', 'target', 'map'))):
+        held[same_file(file)] = name.removesuffix(_map_name('', method, target))
+    return [held.get(same_file(file_identity(path)), '') for path in files]
+
+
+def _claim_names(results, names: dict, target: str):
+    "Claim the names of the maps, (file, method) -> name."
+    results.claim(
+        [
+            dict(file=file_identity(path), method=one, target=target, map=name)
+            for (path, one), name in names.items()
+        ]
+    )
 
 
 def explain_files(
@@ -439,12 +445,13 @@ def explain_files(
     check_choice(target, TARGETS, 'target')
     files, places, failed, _ = find_images(paths, recursive, out)
     methods = DEFAULT_METHODS if method == 'all' else (method,)
-    networks, stems = load_networks(model, device), dict(zip(files, output_stems(files, places)))
-    endings = [f'{_map_name("", one, target)[1:]}.{kind}' for one in methods for kind in ('npy', 'png')]
-    out = output_folder(out, paths, files, endings, places)
+    networks, kinds = load_networks(model, device), ('.npy', '.png')
     keys, mine = ['file', 'method', 'target'], []
-    results = ResultTable(out / 'explanations.csv', COLUMNS, _NUMBERS, keys, 'map')
-    names = _claim_names(results, stems, methods, target)
+    results = ResultTable(Path(out) / 'explanations.csv', COLUMNS, _NUMBERS, keys, 'map', kinds)
+    stems = dict(zip(files, output_stems(files, places, _kept_stems(results, files))))
+    names = {(path, one): _map_name(stems[path], one, target) for path in stems for one in methods}
+    out = output_folder(out, paths, files, [name + kind for name in names.values() for kind in kinds])
+    _claim_names(results, names, target)
     shown = tqdm(files, disable=not progress, unit='image')
     try:
         for ((path, image, notes),) in batches(shown, failed, most=1):
@@ -457,13 +464,12 @@ def explain_files(
             failed |= {f'{path} ({name})': why for name, why in refused.items()}
             words = dict(file=file_identity(path))
             words['warning'] = segment_images(image, networks, device, [notes]).table.warning[0]
-            rows = []
             for one in found:
                 name = names[path, one.method]
-                _write_explanation(image, one, out / name)
-                rows += _explanation_rows(one, named, map=name, **words)
-            results.put(rows)
-            mine += rows
+                rows = _explanation_rows(one, named, map=name, **words)
+                files_of_rows = [_explanation_files(image, one, out / name)] + [{}] * (len(rows) - 1)
+                results.put(rows, files_of_rows)
+                mine += rows
     finally:
         results.withdraw()
     return Explained(results.frame(mine), failed)

@@ -96,16 +96,18 @@ def png_bytes(array) -> bytes:
 
 # %% ../nbs/00b_files.ipynb #fa333515
 def write_all(contents: dict):
-    "Write `{path: bytes}`, all or none; raises `ParameterError` with the system's reason."
-    done = []
+    """Write `{path: bytes}`, all or none; what stood there before stays until all are on the disk.
+
+    Raises `ParameterError` with the system's reason.
+    """
+    fresh = [path for path in contents if not path.exists()]
     try:
-        for path, content in contents.items():
-            with atomic_path(path) as new:
-                new.write_bytes(content)
-            done.append(path)
+        with contextlib.ExitStack() as together:
+            for path, content in contents.items():
+                together.enter_context(atomic_path(path)).write_bytes(content)
     except BaseException as e:  # also an interrupt between two files
-        for old in done:
-            old.unlink(missing_ok=True)
+        for path in filter(Path.exists, fresh):
+            path.unlink()
         if not isinstance(e, OSError):
             raise
         raise ParameterError(

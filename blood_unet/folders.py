@@ -105,11 +105,12 @@ def _real(path) -> Path:
     return Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
 
 # %% ../nbs/00f_folders.ipynb #fafa9b23
-def output_stems(files, places=None) -> list:
+def output_stems(files, places=None, kept=None) -> list:
     """One stem a file, unlike each other whatever the case.
 
     The file's own where no other has it and it leaves room for an ending, 200 bytes at most; `places`: the
-    folder below the output in which each stands, by default none.
+    folder below the output in which each stands, by default none; `kept`: the stem that a file has already,
+    or an empty text.
     """
     longer = [
         lambda i, p: f'{p.stem}_{p.suffix[1:]}',
@@ -117,32 +118,32 @@ def output_stems(files, places=None) -> list:
         lambda i, p: f'{i + 1:05d}_{p.stem}',
     ]
     places = [Path()] * len(files) if places is None else places
+    kept = [''] * len(files) if kept is None else kept
     stems = [path.stem for path in files]
     stems = [
         stem if len(os.fsencode(stem)) <= 200 else f'{stem[:40]}_{i + 1:05d}' for i, stem in enumerate(stems)
     ]
+    stems = [old or (place / stem).as_posix() for old, place, stem in zip(kept, places, stems)]
     for rule in longer:
-        seen = Counter(str(place / stem).lower() for place, stem in zip(places, stems))
+        seen = Counter(stem.lower() for stem in stems)
         stems = [
-            rule(i, path) if seen[str(place / stem).lower()] > 1 else stem
-            for i, (path, stem, place) in enumerate(zip(files, stems, places))
+            (place / rule(i, path)).as_posix() if seen[stem.lower()] > 1 and not old else stem
+            for i, (path, place, stem, old) in enumerate(zip(files, places, stems, kept))
         ]
-    return [(place / stem).as_posix() for place, stem in zip(places, stems)]
+    return stems
 
 # %% ../nbs/00f_folders.ipynb #e5e437ad
 def output_folder(
     out,  # the folder that was asked for
     paths,  # what the user named: files or folders
     files,  # the images found there
-    endings,  # of the files to be written, such as 'nucleus.png'
-    places=None,  # the folder below `out` in which each stands, by default none
+    written,  # the files to be written, below `out`, such as 'a_nucleus.png'
 ) -> Path:
-    "The folder `out`, made and writable, in which no `STEM_ENDING` is an input; else `ParameterError`."
+    "The folder `out`, made and writable, in which nothing to be written is an input; else `ParameterError`."
     inputs = {_real(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)}
-    written = {
-        _real(Path(out) / f'{stem}_{ending}') for stem in output_stems(files, places) for ending in endings
-    }
-    if _real(out) in inputs or written & {_real(path) for path in files}:
+    if _real(out) in inputs or {_real(Path(out) / name) for name in written} & {
+        _real(path) for path in files
+    }:
         raise ParameterError(
             f'output folder {out}, which holds the input', 'another folder', 'name a new one with --out'
         )
@@ -226,13 +227,13 @@ class ResultTable:
 
     `path`: its file; `columns`; `dtype`: of the columns that are no text; `keys`: the columns that say what a
     row is about, the first of them the file; `name`: the column with the name under which the row's other
-    files stand; `words`: the column for remarks. A run first claims what it is about to write, so that no
-    other takes the same names.
+    files stand; `endings`: what follows the name in these; `words`: the column for remarks. A run first
+    claims what it is about to write, so that no other takes the same names.
     """
 
-    def __init__(self, path, columns, dtype, keys, name: str = 'stem', words: str = 'warning'):
+    def __init__(self, path, columns, dtype, keys, name: str = 'stem', endings=(), words: str = 'warning'):
         self.path, self.columns, self.dtype = Path(path), list(columns), dtype
-        self.keys, self.name, self.words = list(keys), name, words
+        self.keys, self.name, self.endings, self.words = list(keys), name, endings, words
         self.before = self.mine = self.read().iloc[:0]
 
     def read(self):
@@ -246,49 +247,74 @@ class ResultTable:
         rest = [table[key].astype(str) for key in self.keys[1:]]
         return pd.Series(list(zip(table[self.keys[0]].map(same_file), *rest)), table.index, dtype=object)
 
-    def write(self, table):
-        "Write the table, atomically."
-        write_all({self.path: table_bytes(table)})
+    def files(self, name: str) -> list:
+        "The files of a row, by its name; none of an empty one."
+        return [self.path.parent / f'{name}{ending}' for ending in self.endings] if name else []
+
+    def names_of(self, rows) -> list:
+        "The name that the table holds about each of `rows` (dicts with the keys), or an empty text."
+        there = self.read()
+        held = dict(zip(self.about(there), there[self.name]))
+        return [held.get(about, '') for about in self.about(self.frame(rows))]
 
     def claim(self, rows):
         """Enter `rows` (dicts with the keys and the name) as unfinished, in the place of what stood there
         about them.
 
-        Raises `ParameterError` where a name belongs to something else already.
+        Raises `ParameterError` where a name belongs to something else already, or a file that no row names
+        stands where one would be written.
         """
         new = self.frame([{self.words: UNFINISHED} | row for row in rows])
         with locked(self.path.parent):
             there = self.read()
-            about, names = self.about(there), there[self.name].str.lower()
-            mine, taken = self.about(new), set(new[self.name].str.lower()) - {''}
-            others = there[names.isin(taken) & ~about.isin(set(mine))]
-            if len(others):
-                raise ParameterError(
-                    f'output folder {self.path.parent}, which holds results of {others[self.keys[0]].iloc[0]}'
-                    ' under the names of these',
-                    'another folder',
-                    'name a new one with --out',
-                )
-            self.before, self.mine = there[about.isin(set(mine))], new
-            self.write(joined([there[~about.isin(set(mine))], new], self.columns))
+            mine, names = self.about(there).isin(set(self.about(new))), there[self.name].str.lower()
+            taken = set(new[self.name].str.lower()) - {''}
+            twice = new[self.name][new[self.name].str.lower().duplicated()]
+            if len(twice):
+                self._refuse(f'{twice.iloc[0]}, the name of two of these')
+            for row in there[names.isin(taken) & ~mine].to_dict('records'):
+                self._refuse(f'results of {row[self.keys[0]]} under the names of these')
+            for name in new[self.name][~new[self.name].str.lower().isin(set(names))]:
+                for path in filter(os.path.lexists, self.files(name)):
+                    self._refuse(f'{path.name}, which no row of {self.path.name} names')
+            self.before, self.mine = there[mine & (there[self.words] != UNFINISHED)], new
+            self._write([there[~mine], new])
 
-    def put(self, rows):
-        "Enter finished `rows` (dicts) in the place of all that stood about them."
-        new = self.frame(rows)
+    def put(self, rows, contents=None):
+        """Enter finished `rows` (dicts) in the place of all that stood about them.
+
+        `contents`: for each row the files that belong to it, `{path: bytes}`, written at the same time, so
+        that no other run comes between. Where one cannot be written, the rows before it are entered.
+        """
         with locked(self.path.parent):
-            there = self.read()
-            done = set(self.about(new))
-            self.mine = self.mine[~self.about(self.mine).isin(done)]
-            self.write(joined([there[~self.about(there).isin(done)], new], self.columns))
+            done = len(rows) if contents is None else 0
+            try:
+                for files in contents or ():
+                    write_all(files)
+                    done += 1
+            finally:
+                self._enter(self.frame(rows[:done]))
+
+    def _enter(self, new):
+        there, about = self.read(), set(self.about(new))
+        old, before = self.about(there).isin(about), self.about(self.before).isin(about)
+        self.mine = self.mine[~self.about(self.mine).isin(about)]
+        kept = joined([there[~old], new], self.columns)
+        self._write([kept])
+        self._remove([*there[self.name][old], *self.before[self.name][before]], kept)
 
     def withdraw(self):
         "Give back what was claimed and not finished: the rows that stood there before, or none."
+        if not len(self.mine):
+            return
         with locked(self.path.parent):
             there, left = self.read(), set(self.about(self.mine))
-            kept = there[~self.about(there).isin(left)]
-            old = self.before[self.about(self.before).isin(left)]
-            if left:
-                self.write(joined([kept, old], self.columns))
+            unfinished = self.about(there).isin(left) & (there[self.words] == UNFINISHED)
+            there, gone = there[~unfinished], there[self.name][unfinished]
+            missing = left - set(self.about(there))  # another run may have finished the rest
+            kept = joined([there, self.before[self.about(self.before).isin(missing)]], self.columns)
+            self._write([kept])
+            self._remove(gone, kept)
         self.mine = self.mine.iloc[:0]
 
     def frame(self, rows):
@@ -299,6 +325,22 @@ class ResultTable:
         texts = [name for name in self.columns if name not in self.dtype]
         table[texts] = table[texts].astype(object).where(table[texts].notna(), '').astype(str)
         return table.astype(self.dtype)
+
+    def _write(self, tables):
+        write_all({self.path: table_bytes(joined(tables, self.columns))})
+
+    def _remove(self, names, table):
+        "Take away the files of `names` that no row of `table` has any more."
+        for name in set(names) - set(table[self.name]):
+            for path in self.files(name):
+                path.unlink(missing_ok=True)
+
+    def _refuse(self, held: str):
+        raise ParameterError(
+            f'output folder {self.path.parent}, which holds {held}',
+            'another folder',
+            'name a new one with --out',
+        )
 
 
 def joined(tables, columns):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOUCHING', 'ENOUGH', 'FEW', 'COLUMNS', 'KINDS', 'dark_parts', 'border_contact', 'quality_warnings', 'combine_masks',
-           'recipe_mask', 'cell_masks', 'crop_box', 'second_look', 'Segmentation', 'segment_images', 'write_pictures',
+           'recipe_mask', 'cell_masks', 'crop_box', 'second_look', 'Segmentation', 'segment_images', 'result_pictures',
            'Segmented', 'segment_files']
 
 # %% ../nbs/03c_segment.ipynb #b8f7a5c4
@@ -19,7 +19,7 @@ from skimage.measure import label, regionprops
 from tqdm.auto import tqdm
 
 from .data import CLASSES
-from .files import png_bytes, write_all
+from .files import png_bytes
 from .folders import ResultTable, file_identity, find_images, output_folder, output_stems
 from .images import batches, check_images
 from .plots import overlay
@@ -276,14 +276,14 @@ def segment_images(images, model='auto', device: str = 'auto', notes=None) -> Se
 KINDS = ('nucleus', 'cell', 'overlay')
 
 
-def write_pictures(image, nucleus, cell, out, stem: str):
-    """Write the three pictures of one image into `out`, all or none.
+def result_pictures(image, nucleus, cell, out, stem: str) -> dict:
+    """The three pictures of one image, `{path: bytes}`.
 
     `STEM_nucleus.png` and `STEM_cell.png` (0 or 255, the image's size) and `STEM_overlay.png` (outlines,
-    enlarged if small).
+    enlarged if small), in the folder `out`.
     """
     arrays = nucleus.astype(np.uint8) * 255, cell.astype(np.uint8) * 255, overlay(image, nucleus, cell)
-    write_all({Path(out) / f'{stem}_{kind}.png': png_bytes(array) for kind, array in zip(KINDS, arrays)})
+    return {Path(out) / f'{stem}_{kind}.png': png_bytes(array) for kind, array in zip(KINDS, arrays)}
 
 
 class Segmented(NamedTuple):
@@ -309,25 +309,21 @@ def segment_files(
     held of other images, is written after every batch, and several runs may write it at once.
     """
     files, places, failed, _ = find_images(paths, recursive, out)
-    networks = load_networks(model, device)
-    stems = dict(zip(files, output_stems(files, places)))
-    out = output_folder(out, paths, files, [f'{kind}.png' for kind in KINDS], places)
-    results, mine = ResultTable(out / 'cells.csv', COLUMNS, _NUMBERS, ['file']), []
-    claimed = [dict(file=file_identity(path), stem=stems[path]) for path in files]
-    results.claim(claimed)
+    networks, endings = load_networks(model, device), [f'_{kind}.png' for kind in KINDS]
+    results = ResultTable(Path(out) / 'cells.csv', COLUMNS, _NUMBERS, ['file'], endings=endings)
+    kept = results.names_of([dict(file=file_identity(path)) for path in files])
+    stems, mine = dict(zip(files, output_stems(files, places, kept))), []
+    out = output_folder(out, paths, files, [stem + ending for stem in stems.values() for ending in endings])
+    results.claim([dict(file=file_identity(path), stem=stems[path]) for path in files])
     try:
         for batch in batches(tqdm(files, disable=not progress, unit='image'), failed):
-            rows = []
-            try:
-                rows.extend(_segment_batch(batch, networks, device, out, stems))
-            finally:  # what is on the disk has its row, also of a batch that was interrupted
-                results.put(rows)
-                mine += rows
-        lost = [_failed_row(path, failed[str(path)], out, stems) for path in files if str(path) in failed]
-        absent = [dict(file=path, warning=f'not segmented: {why}') for path, why in failed.items()]
-        absent = [row for row in absent if row['file'] not in map(str, files)]
-        results.put(lost + absent)
-        mine += lost + absent
+            rows, pictures = _segment_batch(batch, networks, device, out, stems)
+            results.put(rows, pictures)
+            mine += rows
+        lost = {file_identity(path): f'not segmented: {why}' for path, why in failed.items()}
+        lost = [dict(file=file, warning=why) for file, why in lost.items()]
+        results.put(lost)
+        mine += lost
     finally:
         results.withdraw()
     empty = {name: {'': np.nan} for name in ('class', 'stem')}
@@ -335,17 +331,13 @@ def segment_files(
 
 
 def _segment_batch(batch, networks, device, out, stems):
-    "Segment a batch `(path, image, notes)`; write the pictures of an image, then yield its row."
+    "The rows of a batch `(path, image, notes)`, and for each its `result_pictures`, made one by one."
     paths, images, notes = zip(*batch)
     found = segment_images(list(images), networks, device, notes)
-    lines = found.table.to_dict('records')
-    for path, image, nucleus, cell, line in zip(paths, images, found.nucleus, found.cell, lines):
-        write_pictures(image, nucleus, cell, out, stems[path])
-        yield dict(file=file_identity(path), **line, stem=stems[path])
-
-
-def _failed_row(path, why: str, out, stems) -> dict:
-    "The row of a file without result, whose pictures of an earlier run are taken away."
-    for kind in KINDS:
-        (out / f'{stems[path]}_{kind}.png').unlink(missing_ok=True)
-    return dict(file=file_identity(path), warning=f'not segmented: {why}')
+    names = [stems[path] for path in paths]
+    rows = [
+        dict(file=file_identity(path), **line, stem=name)
+        for path, line, name in zip(paths, found.table.to_dict('records'), names)
+    ]
+    each = zip(images, found.nucleus, found.cell, names)
+    return rows, (result_pictures(image, *masks, out, name) for image, *masks, name in each)
