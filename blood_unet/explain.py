@@ -8,6 +8,7 @@ __all__ = ['TARGETS', 'METHODS', 'SIGNED', 'SAMPLES', 'DEFAULT_METHODS', 'COLUMN
            'draw_explanation', 'Explained', 'explain_files']
 
 # %% ../nbs/12a_explain.ipynb #c2d649e2
+import itertools
 import time
 import warnings
 from pathlib import Path
@@ -403,12 +404,24 @@ def _explain_image(image, network, methods, target: str, seed: int, samples: int
     return found, failed, named_class(network, subject.x)
 
 
-def _kept_stems(results, files) -> list:
-    "The stem under which maps of each file stand already, or an empty text."
-    there, held = results.read(), {}
-    for file, method, target, name in zip(*(there[key] for key in ('file', 'method', 'target', 'map'))):
-        held[same_file(file)] = name.removesuffix(_map_name('', method, target))
-    return [held.get(same_file(file_identity(path)), '') for path in files]
+def _map_names(results, files, places, methods, target: str) -> dict:
+    """The name of each map, (file, method) -> name.
+
+    The one that it has already, or one that begins like those of the file's other maps.
+    """
+    held = {}
+    for row in results.read():
+        ending = _map_name('', row['method'], row['target'])
+        held[same_file(row['file'])] = row['map'].removesuffix(ending)
+    kept = [held.get(same_file(file_identity(path)), '') for path in files]
+    stems = dict(zip(files, output_stems(files, places, kept)))
+    pairs = [(path, one) for path in files for one in methods]
+    there = results.names_of(
+        [dict(file=file_identity(path), method=one, target=target) for path, one in pairs]
+    )
+    return {
+        (path, one): name or _map_name(stems[path], one, target) for (path, one), name in zip(pairs, there)
+    }
 
 
 def _claim_names(results, names: dict, target: str):
@@ -448,12 +461,11 @@ def explain_files(
     networks, kinds = load_networks(model, device), ('.npy', '.png')
     keys, mine = ['file', 'method', 'target'], []
     results = ResultTable(Path(out) / 'explanations.csv', COLUMNS, _NUMBERS, keys, 'map', kinds)
-    stems = dict(zip(files, output_stems(files, places, _kept_stems(results, files))))
-    names = {(path, one): _map_name(stems[path], one, target) for path in stems for one in methods}
+    names = _map_names(results, files, places, methods, target)
     out = output_folder(out, paths, files, [name + kind for name in names.values() for kind in kinds])
-    _claim_names(results, names, target)
     shown = tqdm(files, disable=not progress, unit='image')
     try:
+        _claim_names(results, names, target)
         for ((path, image, notes),) in batches(shown, failed, most=1):
             network = nearest_network(networks, min(image.shape[:2]))
             try:
@@ -464,12 +476,10 @@ def explain_files(
             failed |= {f'{path} ({name})': why for name, why in refused.items()}
             words = dict(file=file_identity(path))
             words['warning'] = segment_images(image, networks, device, [notes]).table.warning[0]
-            for one in found:
-                name = names[path, one.method]
-                rows = _explanation_rows(one, named, map=name, **words)
-                files_of_rows = [_explanation_files(image, one, out / name)] + [{}] * (len(rows) - 1)
-                results.put(rows, files_of_rows)
-                mine += rows
+            maps = {names[path, one.method]: one for one in found}
+            rows = [_explanation_rows(one, named, map=name, **words) for name, one in maps.items()]
+            results.put(rows, [_explanation_files(image, one, out / name) for name, one in maps.items()])
+            mine += itertools.chain(*rows)
     finally:
         results.withdraw()
     return Explained(results.frame(mine), failed)

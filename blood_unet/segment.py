@@ -314,15 +314,15 @@ def segment_files(
     kept = results.names_of([dict(file=file_identity(path)) for path in files])
     stems, mine = dict(zip(files, output_stems(files, places, kept))), []
     out = output_folder(out, paths, files, [stem + ending for stem in stems.values() for ending in endings])
-    results.claim([dict(file=file_identity(path), stem=stems[path]) for path in files])
     try:
+        results.claim([dict(file=file_identity(path), stem=stems[path]) for path in files])
         for batch in batches(tqdm(files, disable=not progress, unit='image'), failed):
             rows, pictures = _segment_batch(batch, networks, device, out, stems)
-            results.put(rows, pictures)
+            results.put([[row] for row in rows], pictures)
             mine += rows
         lost = {file_identity(path): f'not segmented: {why}' for path, why in failed.items()}
         lost = [dict(file=file, warning=why) for file, why in lost.items()]
-        results.put(lost)
+        results.put([[row] for row in lost])
         mine += lost
     finally:
         results.withdraw()
