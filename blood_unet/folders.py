@@ -108,7 +108,8 @@ def _real(path) -> Path:
 def output_stems(files, places=None, kept=None) -> list:
     """One stem a file, unlike each other whatever the case.
 
-    The file's own where no other has it and it leaves room for an ending, 200 bytes at most; `places`: the
+    The file's own where no other has it and it leaves room for an ending, 200 bytes at most; bytes that are
+    no text are spelled out, so that a table can name what is written; `places`: the
     folder below the output in which each stands, by default none; `kept`: the stem that a file has already,
     or an empty text.
     """
@@ -123,14 +124,18 @@ def output_stems(files, places=None, kept=None) -> list:
     stems = [
         stem if len(os.fsencode(stem)) <= 200 else f'{stem[:40]}_{i + 1:05d}' for i, stem in enumerate(stems)
     ]
-    stems = [old or (place / stem).as_posix() for old, place, stem in zip(kept, places, stems)]
+    stems = [old or _in_place(place, stem) for old, place, stem in zip(kept, places, stems)]
     for rule in longer:
         seen = Counter(stem.lower() for stem in stems)
         stems = [
-            (place / rule(i, path)).as_posix() if seen[stem.lower()] > 1 and not old else stem
+            _in_place(place, rule(i, path)) if seen[stem.lower()] > 1 and not old else stem
             for i, (path, place, stem, old) in enumerate(zip(files, places, stems, kept))
         ]
     return stems
+
+
+def _in_place(place, stem: str) -> str:
+    return (place / stem).as_posix().encode(errors='backslashreplace').decode().replace('\\', '_')
 
 # %% ../nbs/00f_folders.ipynb #e5e437ad
 def output_folder(
