@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXPERT_SETS', 'REPOSITORY', 'PUBLISHED_CLASSES', 'published_files', 'expert_digests', 'convert_published',
-           'download_expert', 'find_expert', 'load_expert', 'expert_sets']
+           'fetch_published', 'download_expert', 'check_converted', 'find_expert', 'load_expert', 'expert_sets']
 
 # %% ../nbs/01c_experts.ipynb #f4a6baf8
 import json
@@ -129,8 +129,8 @@ def convert_published(files: dict, folder) -> Path:
     return folder
 
 # %% ../nbs/01c_experts.ipynb #f79da85e
-def _fetch(name, folder, timeout) -> dict:
-    "The published files of a set below `folder`: local path by published path"
+def fetch_published(name: str, folder, timeout: float = 10) -> dict:
+    "Download the published files of a set into `folder`: local path by published path. Raises `OSError`."
     import pooch
 
     log = pooch.get_logger()
@@ -172,9 +172,9 @@ def download_expert(
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f'.{name}-', dir=target.parent) as work:
             print(f'{name}: {n} files from github.com/{REPOSITORY}')
-            files = _fetch(name, Path(work) / 'published', timeout)
+            files = fetch_published(name, Path(work) / 'published', timeout)
             made = convert_published(files, Path(work) / name)
-            _check_converted(name, _read_set(name, made))
+            check_converted(name, made)
             os.replace(made, target)
     except DataError:
         raise
@@ -184,9 +184,9 @@ def download_expert(
     return target
 
 
-def _check_converted(name, cells):
-    "Refuse a set that differs from the one that the book was measured on"
-    found, expected = expert_digests(cells), _pinned()[name]['converted']
+def check_converted(name: str, folder):
+    "Raise `DataError` where a set in `folder` differs from the one that the book was measured on."
+    found, expected = expert_digests(_read_set(name, Path(folder))), _pinned()[name]['converted']
     other = [part for part in expected if found[part] != expected[part]]
     if other:
         got = f'{" and ".join(other)} of {name} that are not those of the book'
