@@ -53,7 +53,7 @@ setup(
     long_description_content_type='text/markdown',
     python_requires='>=' + cfg['min_python'],
     packages=find_packages(include=[cfg['lib_name'], cfg['lib_name'] + '.*']),
-    package_data={cfg['lib_name']: ['weights/*', 'weights/*/*']},
+    package_data={cfg['lib_name']: ['weights/*', 'weights/*/*', 'expert_files.json']},
     include_package_data=False,
     zip_safe=False,
     install_requires=cfg['requirements'].split(),

@@ -21,7 +21,7 @@ from blood_unet.segment import combine_masks
 from blood_unet.core import sha256_file, versions
 from blood_unet.files import write_json
 from blood_unet.metrics import dice, interval
-from blood_unet.data import load_expert
+from blood_unet.experts import load_expert
 from blood_unet.model import MASKS, BloodUNet, checkpoint_folder
 from blood_unet.predict import TestTimeAugmentation, Ensemble, predict
 from blood_unet.preprocessing import make_masks

@@ -23,7 +23,8 @@ import torch
 import typer
 
 from blood_unet.core import DataError, sha256_arrays, sha256_file, versions
-from blood_unet.data import CLASSES, Cells, find_data, load_cells, load_expert
+from blood_unet.data import CLASSES, Cells, find_data, load_cells
+from blood_unet.experts import load_expert
 from blood_unet.files import write_json
 from blood_unet.images import read_image
 from blood_unet.metrics import interval

@@ -458,6 +458,11 @@ PROGRAMS = (
         'gpu.sh', 'the book, training and explanations on a CUDA card beside the CPU', 'minutes', ('gpu',)
     ),
     Program('gpu.py', 'the parts that `gpu.sh run` calls', 'see gpu.sh'),
+    Program(
+        'pin_experts.py',
+        'nothing: fetches the public expert sets and writes down the checksums of their files',
+        'minutes, and a network',
+    ),
     Program('readme.py', 'nothing: writes the tables of this page and of the README', 'seconds'),
 )
 

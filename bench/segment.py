@@ -15,7 +15,7 @@ from blood_unet.segment import recipe_mask, segment_images
 from blood_unet.core import sha256_file, versions
 from blood_unet.files import write_json
 from blood_unet.metrics import dice, interval
-from blood_unet.data import load_expert
+from blood_unet.experts import load_expert
 from blood_unet.model import BloodUNet, checkpoint_folder
 from blood_unet.predict import TestTimeAugmentation, predict
 

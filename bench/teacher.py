@@ -22,7 +22,8 @@ import typer
 
 from blood_unet.coalitions import PARTS, QUALIFIED, fill_qualifies
 from blood_unet.core import sha256_arrays, sha256_file, versions
-from blood_unet.data import SHORT, load_cells, load_expert, resize_cells
+from blood_unet.data import SHORT, load_cells, resize_cells
+from blood_unet.experts import load_expert
 from blood_unet.files import write_json
 from blood_unet.images import to_tensor
 from blood_unet.metrics import dice, interval

@@ -24,7 +24,8 @@ from safetensors import safe_open
 from blood_unet.core import sha256_file, versions
 from blood_unet.files import atomic_path, write_json
 from blood_unet.metrics import dice, interval
-from blood_unet.data import load_cells, load_expert, phantom
+from blood_unet.data import load_cells, phantom
+from blood_unet.experts import load_expert
 from blood_unet.model import BUNDLED, BloodUNet, count_parameters, save_checkpoint
 from blood_unet.predict import TestTimeAugmentation, predict
 from blood_unet.preprocessing import connected_to_nucleus, finish_nucleus, make_masks, radius, solidity

@@ -20,7 +20,8 @@ import typer
 
 from blood_unet.core import versions
 from blood_unet.files import write_json
-from blood_unet.data import load_cells, load_expert
+from blood_unet.data import load_cells
+from blood_unet.experts import load_expert
 from blood_unet.model import BloodUNet, count_parameters
 from blood_unet.predict import Ensemble, TestTimeAugmentation
 from blood_unet.preprocessing import make_masks

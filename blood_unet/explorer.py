@@ -25,7 +25,8 @@ from scipy import ndimage as ndi
 
 from .coalitions import PARTS, FeatureMask, masked_images
 from .core import BloodUNetError, ParameterError, check_choice
-from .data import CLASSES, EXPERT_SETS, find_data, load_cells, load_expert, sizes_at_hand
+from .data import CLASSES, load_cells, sizes_at_hand
+from .experts import EXPERT_SETS, expert_sets, load_expert
 from blood_unet.explain import (
     METHODS,
     SAMPLES,
@@ -306,7 +307,7 @@ def save_view(view: CellView, folder, fig: Figure = None) -> list:
 def data_sets(size: int = 64) -> dict:
     "What can be explored here: a label to the words `open_set` takes, `(name, size)`."
     bloodmnist = {f'BloodMNIST, {s} px': ('bloodmnist', s) for s in sizes_at_hand()}
-    experts = {f'experts: {name}': (name, 0) for name, folder in EXPERT_SETS.items() if find_data(folder)}
+    experts = {f'experts: {name}': (name, 0) for name in expert_sets(download=False)}
     return bloodmnist | experts | {f'phantoms, {s} px': ('phantom', s) for s in sorted({28, size})}
 
 

@@ -122,7 +122,7 @@ def alike(name: str) -> str:
 
 
 def output_stems(files, places=None, kept=None) -> list:
-    """One stem a file, unlike each other whatever the case, as text (see `as_text`).
+    """One stem a file, unlike each other whatever the case, as text (see `as_text`) without a backslash.
 
     The file's own where no other has it and it leaves room for an ending, 200 bytes at most; `places`: the
     folder below the output in which each stands, by default none; `kept`: the stem that a file has already,
@@ -138,7 +138,7 @@ def output_stems(files, places=None, kept=None) -> list:
     def stem(i, rule):
         own = as_text(rule(i, files[i]))
         own = own if len(own.encode()) <= 200 else f'{own[:40]}_{i + 1:05d}'
-        return as_text((places[i] / own).as_posix())
+        return as_text((places[i] / own).as_posix()).replace('\\', '_')
 
     every = range(len(files))
     places = [Path()] * len(files) if places is None else places

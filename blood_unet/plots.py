@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'FOR', 'AGAINST', 'PART_COLOURS', 'set_style', 'enlarge', 'overlay', 'show_picture', 'show_cells',
-           'draw_map', 'draw_bars', 'plain_bar_axis', 'save_figure']
+           'draw_map', 'draw_bars', 'plain_bar_axis', 'save_figure', 'reader_shell', 'show_published']
 
 # %% ../nbs/00e_plots.ipynb #5af5ee33
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
 
+import blood_unet
 from .core import ParameterError, sha256_file, versions
 from .files import atomic_path, write_json
 
@@ -240,12 +243,15 @@ def save_figure(
     Return the picture's path.
 
     An existing picture is replaced as a whole. Without a `folder` (None) nothing is written, and None
-    returned: a notebook read or tested by itself shows its figures and leaves those of the book alone.
+    returned: a notebook read or tested by itself shows its figures and leaves those of the book alone. Where
+    it drew the phantom, a reader is shown the picture of real cells too (`show_published`).
     """
+    phantom = phantom if cells is None else cells.phantom
     if folder is None:
+        if phantom:
+            show_published(name)
         return None
     if cells is not None:
-        phantom = cells.phantom
         context = dict(dataset=cells.source, digest=cells.digest) | context
     picture = Path(folder) / f'{name}.png'
     stamp = _stamp(fig) if phantom else None
@@ -263,3 +269,28 @@ def _stamp(fig):
     words = 'PHANTOM: drawn cells, not blood'
     style = dict(ha='center', va='center', rotation=20, fontsize=26, color='black', alpha=0.22, zorder=100)
     return fig.text(0.5, 0.5, words, in_layout=False, **style)
+
+# %% ../nbs/00e_plots.ipynb #5fcfda4f
+def reader_shell():
+    "The IPython shell of a Jupyter kernel that runs this code, or None: in a script, a test, a terminal."
+    ipython = sys.modules.get('IPython')
+    shell = ipython.get_ipython() if ipython else None
+    return shell if hasattr(shell, 'kernel') else None
+
+
+def show_published(name: str, folder=None) -> bool:
+    """In Jupyter, show `NAME.png` of the checkout's figures with the words 'not from this run'; was it shown?
+
+    Only a picture of real cells, as the manifest beside it says. `folder`: other figures than the checkout's.
+    """
+    folder = Path(folder or Path(blood_unet.__file__).parent.parent / 'figures')
+    if reader_shell() is None or not (folder / 'manifest.json').is_file():
+        return False
+    record = json.loads((folder / 'manifest.json').read_text(encoding='utf-8'))['figures'].get(name)
+    if record is None or record['phantom'] or not (folder / record['file']).is_file():
+        return False
+    from IPython.display import Image, display
+
+    print(f'figures/{record["file"]}, not from this run but from {record["dataset"]}; below, the phantom.')
+    display(Image(folder / record['file'], width=480))
+    return True

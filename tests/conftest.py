@@ -13,12 +13,14 @@ MODEL = 'phantom-28'  # the tiny bundled network: what it says is not tested her
 def pytest_configure(config):
     config.addinivalue_line('markers', 'bloodmnist: needs real BloodMNIST under $BLOOD_UNET_DATA or data/')
     config.addinivalue_line('markers', 'browser: needs Chromium, and playwright to drive it')
+    config.addinivalue_line('markers', 'every_notebook: runs the whole book, on real data, in plain kernels')
 
 
 def pytest_collection_modifyitems(config, items):
     for name, reason in (
         ('bloodmnist', 'real data: run make test-data'),
         ('browser', 'a browser: run make test-browser'),
+        ('every_notebook', 'a quarter of an hour and real data: run pytest -m every_notebook tests'),
     ):
         if name in (config.option.markexpr or ''):
             continue

@@ -68,6 +68,7 @@ def test_what_is_in_the_wheel(wheel):
     assert {f'blood_unet/weights/{MODEL}/{name}' for name in ('config.json', 'model.safetensors')} <= set(
         names
     )
+    assert 'blood_unet/expert_files.json' in names, 'the list of what is fetched'
     assert any(name.endswith('LICENSE') for name in names)
     assert not [name for name in names if name.startswith(('nbs/', 'tests/', 'bench/'))], (
         'nothing but the package is installed'
