@@ -59,7 +59,7 @@ book: $(VENV)/.installed-dev
 	$(BIN)/nbdev_clean
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info _docs _proc figures/executed .pytest_cache
+	rm -rf $(VENV) build dist *.egg-info _docs _proc figures/executed .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:

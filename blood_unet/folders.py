@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .core import DataError, LeftOutWarning, ParameterError
-from .files import sweep_partial_of, writable_folder, write_all
+from .files import TRIED, sweep_partial_of, writable_folder, write_all
 from .images import SUFFIXES, looks_like_image
 
 # %% ../nbs/00f_folders.ipynb #13fd98fc
@@ -174,11 +174,11 @@ def earlier_rows(path, columns) -> list:
     that is written again keeps its bytes. Raises `ParameterError` where the file is no such table.
     """
     columns = list(columns)
+    if not os.path.exists(path):
+        return []
     try:
         with open(path, encoding='utf-8-sig', newline='') as f:
             head, *rows = [row for row in csv.reader(f, strict=True) if row] or [[]]
-    except FileNotFoundError:
-        return []
     except (OSError, UnicodeDecodeError, csv.Error):
         head, rows = [], []
     if head != columns or any(len(row) != len(columns) for row in rows):
@@ -259,7 +259,7 @@ def file_identity(path) -> str:
 
 def same_file(identity: str) -> str:
     "What two names of one file have in common, links followed."
-    return os.path.realpath(identity)
+    return as_text(os.path.realpath(identity))
 
 # %% ../nbs/00f_folders.ipynb #ae3b692e
 UNFINISHED = 'not finished: the run ended before it'
@@ -299,7 +299,7 @@ class ResultTable:
 
     def names_of(self, rows) -> list:
         "The name that the table holds about each of `rows` (dicts with the keys), or an empty text."
-        held = {self.about(row): row[self.name] for row in self.read()}
+        held = {self.about(row): row[self.name] for row in self.read() if row[self.name]}
         return [held.get(self.about(row), '') for row in rows]
 
     def claim(self, rows):
@@ -314,7 +314,8 @@ class ResultTable:
             self._refuse_taken(there, rows)
             self._refuse_renamed(old, rows)
             self._refuse_strangers(old, rows)
-            sweep_partial_of([self.path, *self._files_of([*there, *rows])])
+            tried = self.path.with_name(TRIED)
+            sweep_partial_of([self.path, tried, *self._files_of([*there, *rows])])
             new = [row for row in rows if not any(r[self.name] for r in old.get(self.about(row), ()))]
             self.before = {self.about(row): old.get(self.about(row), []) for row in new}
             kept = [row for row in there if self.about(row) not in self.before]
@@ -336,8 +337,7 @@ class ResultTable:
             self._refuse_taken(there, firsts)
             self._refuse_strangers(old, firsts)
             old = {about: old.get(about, []) for about in groups}
-            touched = [row for rows in old.values() for row in rows] + firsts
-            self._write(rest + self._unfinished(touched, WRITING))
+            self._mark(there, [row for rows in old.values() for row in rows] + firsts)
             done, half, stamps = {}, {}, {}
             try:
                 for (about, rows), files in zip(groups.items(), contents or [{}] * len(groups)):
@@ -368,6 +368,13 @@ class ResultTable:
         texts = [name for name in self.columns if name not in self.dtype]
         table[texts] = table[texts].astype(object).where(table[texts].notna(), '').astype(str)
         return table.astype(self.dtype)
+
+    def _mark(self, there, rows):
+        "Let the table say that the files of `rows` are being written or taken away."
+        marks = self._unfinished(rows, WRITING)
+        about = set(map(self.about, marks))
+        if marks:
+            self._write([row for row in there if self.about(row) not in about] + marks)
 
     def _enter(self, rest, old, done, half):
         """Write the table: `rest`, what is left of `old`, and `done`.

@@ -1,11 +1,12 @@
 """Sequences of runs against a model of what must lie on the disk.
 
-Hypothesis draws what a person does with a few folders: pictures put there, changed, broken, linked and taken
-away; `segment` and `explain` over them from several places into several folders, one after the other or two
-at once; runs that are interrupted, killed, or out of disk; results deleted by hand. After every step all
-files are compared with what must be there. The networks are fakes that answer at once.
+Hypothesis draws what a person does with a few folders: pictures are put there, changed, broken, linked and
+taken away; `segment` and `explain` go over them from several places into several folders, one after the other
+or two at once; they are interrupted, killed, or out of disk; results are deleted by hand. After every step
+all files are compared with what must be there. In the place of the networks are fakes that answer at once.
 """
 
+import contextlib
 import csv
 import errno
 import functools
@@ -27,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
@@ -39,19 +40,29 @@ from blood_unet.folders import UNFINISHED, WRITING
 from blood_unet.images import SUFFIXES
 from conftest import MODEL
 
-# the fakes
+pytestmark = pytest.mark.skipif(
+    sys.platform != 'linux', reason='names that other disks do not take, or do not tell apart; fork'
+)
+DRAWN = dict(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],  # sequences are short: one that fails is told as it is
+    suppress_health_check=list(HealthCheck),
+)
+
+# --- in the place of the networks: the nucleus is what is dark, and its size is all that there is to say
 
 
 def png(code: int) -> bytes:
-    "A picture whose nucleus, by the fakes, has `code` pixels."
+    "A picture whose nucleus has `code` pixels."
     image = np.full((16, 16, 3), 250, np.uint8)
     image.reshape(-1, 3)[:code] = (90, 30, 120)
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format='PNG')
-    return buffer.getvalue()
+    return files.png_bytes(image)
 
 
 PICTURES = {code: png(code) for code in range(1, 8)} | {0: b'this is no picture'}
+REFUSED = 7  # px: of such a nucleus one method has nothing to say
 
 
 def nucleus_of(image):
@@ -59,30 +70,24 @@ def nucleus_of(image):
 
 
 def fake_segmentation(images, networks, device='auto', notes=None):
-    "`segment_images` by a threshold."
+    "Stands for `segment_images`."
     meet()
     images = [images] if isinstance(images, np.ndarray) else images
     nuclei = [nucleus_of(image) for image in images]
-    chance = np.eye(len(CLASSES))[[int(n.sum()) % len(CLASSES) for n in nuclei]]
+    chance = np.eye(len(CLASSES))[[int(nucleus.sum()) % len(CLASSES) for nucleus in nuclei]]
     lines = [
-        {
-            'class': CLASSES[int(p.argmax())],
-            **dict(zip(segment.COLUMNS[2:10], p)),
-            'nucleus_px': int(n.sum()),
-            'nucleus_fraction': round(float(n.mean()), 6),
-            'nc_ratio': 1 / 3,
-            'nucleus_parts': 1,
-            'warning': '',
-        }
-        for n, p in zip(nuclei, chance)
+        {'class': CLASSES[int(p.argmax())], 'nucleus_px': int(nucleus.sum()), 'warning': ''}
+        | dict(zip(segment.COLUMNS[2:10], p))
+        | dict(nucleus_fraction=float(nucleus.mean()), nc_ratio=1 / 3, nucleus_parts=1)
+        for nucleus, p in zip(nuclei, chance)
     ]
     return segment.Segmentation(nuclei, nuclei, chance, pd.DataFrame(lines, columns=segment.COLUMNS[1:-1]))
 
 
 def fake_explanation(subject, network, method, target, seed=0, samples=512):
-    "`explain_cell`: a map that is everywhere the size of the nucleus. Of seven pixels, 'len' has none."
+    "Stands for `explain_cell`: a map that is everywhere the size of the nucleus."
     size = float(nucleus_of(subject.x).sum())
-    if method == 'len' and size == 7:
+    if method == 'len' and size == REFUSED:
         raise ParameterError('a picture in which the recipe finds no cell', 'one white cell', 'cut it out')
     rows = dict(player=['nucleus', 'background'], value=[size, 0.1 + 0.2])
     table = pd.DataFrame(rows).assign(error=np.nan, low=np.nan, high=np.nan)
@@ -96,32 +101,33 @@ class Drawn(Figure):
         buffer.write(b'a figure')
 
 
-NOW = threading.local()  # of a thread: `fault`, what befalls its run, and `barrier`, where it meets another
-
-
-def meet():
-    "Wait, where two runs go at once, for the other."
-    if getattr(NOW, 'barrier', None):
-        try:
-            NOW.barrier.wait(0.05)
-        except threading.BrokenBarrierError:
-            pass
-
-
-def load_fakes(*arguments):
+def fake_networks(*arguments):
     meet()
     return [SimpleNamespace(config=dict(input_size=16))]
 
 
+# --- what befalls a run
+
+NOW = threading.local()  # of a thread: `fault`, and `barrier`, at which its run meets another
+
+
+def meet():
+    "Where two runs go at once: wait for the other, so that both have claimed before either writes."
+    time.sleep(getattr(NOW, 'pause', 0))
+    if getattr(NOW, 'barrier', None):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            NOW.barrier.wait(0.02)
+
+
 class Killed(BaseException):
-    "What ends a run at once, as SIGKILL does: after it no file can be touched."
+    "The end of a run as by SIGKILL: after it no file can be touched."
 
 
 class Fault:
     """What befalls a run at its `when`-th call of a kind.
 
-    'picture': Ctrl-C while a picture's results are made; 'before' and 'after' a file takes its name; 'full':
-    a disk that is full from then on; 'kill': the end of the process.
+    'picture': Ctrl-C while a picture's results are made; 'before' or 'after' a file takes its name; 'full': a
+    disk that is full from then on; 'kill': the end of the process.
     """
 
     def __init__(self, kind, when):
@@ -139,18 +145,17 @@ class Fault:
         raise Killed if kind == 'kill' else KeyboardInterrupt
 
 
-def befall(*kinds):
-    for kind in kinds:
-        if getattr(NOW, 'fault', None):
-            NOW.fault.at(kind)
+def befalling(function, before=(), after=()):
+    "A function at whose calls a fault may strike."
 
-
-def patched(function, before=(), after=()):
     @functools.wraps(function)
     def call(*args, **kwargs):
-        befall(*before)
+        fault = getattr(NOW, 'fault', None) or Fault('', 0)
+        for kind in before:
+            fault.at(kind)
         done = function(*args, **kwargs)
-        befall(*after)
+        for kind in after:
+            fault.at(kind)
         return done
 
     return call
@@ -160,32 +165,33 @@ def patched(function, before=(), after=()):
 def fakes():
     with pytest.MonkeyPatch.context() as patch:
         for module in (segment, explain):
-            patch.setattr(module, 'load_networks', load_fakes)
+            patch.setattr(module, 'load_networks', fake_networks)
             patch.setattr(module, 'segment_images', fake_segmentation)
         patch.setattr(segment, 'batches', functools.partial(segment.batches, most=2))
         patch.setattr(segment, 'overlay', lambda image, *masks: image)
-        patch.setattr(segment, 'result_pictures', patched(segment.result_pictures, ['picture']))
+        patch.setattr(segment, 'result_pictures', befalling(segment.result_pictures, ['picture']))
         patch.setattr(explain, 'DEFAULT_METHODS', ('len', 'gradcam'))
         patch.setattr(explain, 'make_subject', lambda image, network: SimpleNamespace(x=image))
         patch.setattr(explain, 'named_class', lambda network, x: (0, 0.5))
         patch.setattr(explain, 'explain_cell', fake_explanation)
         patch.setattr(explain, 'draw_explanation', lambda image, found: Drawn())
-        patch.setattr(explain, '_explanation_files', patched(explain._explanation_files, ['picture']))
-        patch.setattr(files.os, 'fsync', patched(lambda handle: None, ['full', 'kill']))
-        patch.setattr(files.os, 'replace', patched(os.replace, ['before', 'kill'], ['after', 'kill']))
-        patch.setattr(files.os, 'unlink', patched(os.unlink, ['kill']))
-        patch.setattr(files.os, 'open', patched(os.open, ['kill']))
+        patch.setattr(explain, '_explanation_files', befalling(explain._explanation_files, ['picture']))
+        patch.setattr(files.os, 'fsync', befalling(lambda handle: None, ['full', 'kill']))
+        patch.setattr(files.os, 'replace', befalling(os.replace, ['before', 'kill'], ['after', 'kill']))
+        patch.setattr(files.os, 'unlink', befalling(os.unlink, ['kill']))
+        patch.setattr(files.os, 'open', befalling(os.open, ['kill']))
         yield
 
 
-# what a person does
+# --- what a person does
 
 NAMES = [
-    'a.png', 'A.PNG', 'a.bmp', 'a', 'a_png.png', 'a_nucleus.png', 'a_class.png', 'a_gradcam.png',
-    'NA.png', 'null.jpg', '1e5.png', '-x.png', 'a,b.png', '"q"\'.png', 'new\nline.png', 're\rturn.png',
-    ' space .png', '\u00e9.png', 'e\u0301.png', os.fsdecode(b'caf\xe9.png'), 'n' * 246 + '.png',
-    'n' * 246 + '.bmp', 'cells.csv.png', '00001_a.png', 'x.png',
-]  # fmt: skip
+    *('a.png', 'A.PNG', 'a.bmp', 'a', 'a_png.png', 'a_nucleus.png', 'a_class.png', 'a_gradcam.png'),
+    *('NA.png', 'null.jpg', '1e5.png', '007.png', '-x.png', 'x.png', '00001_a.png', 'a.tar.png'),
+    *('a,b.png', '"q".png', "it's.png", '=1+1.png', ' space .png', 'back\\slash.png', 'cells.csv.png'),
+    *('new\nline.png', 're\rturn.png', '\u00e9.png', 'e\u0301.png', os.fsdecode(b'caf\xe9.png')),
+    *('n' * 246 + '.png', 'n' * 246 + '.bmp'),
+]
 FOLDERS = ['A', 'B', 'A/sub', 'B/sub', 'B/SUB']
 OUTS = ['o', 'o/sub', 'link', 'B/../o', 'A/out', 'A']
 STRAYS = ['a_nucleus.png', 'a_gradcam.npy', 'notes.txt', 'x_cell.png']
@@ -200,6 +206,8 @@ class Put(NamedTuple):
 
 
 class Remove(NamedTuple):
+    "A picture is taken away."
+
     folder: str
     name: str
 
@@ -213,7 +221,7 @@ class Link(NamedTuple):
 
 
 class Stray(NamedTuple):
-    "A file of the user's own where results go."
+    "A file of the person's own where results go."
 
     out: str
     name: str
@@ -226,12 +234,15 @@ class Tidy(NamedTuple):
 
 
 class Run(NamedTuple):
+    "A command over `what`, in the folder `cwd` if any; `by`: through which folder the pictures are named."
+
     command: str
     what: list
     out: str
     recursive: bool
     method: str
     target: str
+    by: str
     cwd: str
     fault: tuple
 
@@ -243,16 +254,19 @@ class Both(NamedTuple):
     other: Run
 
 
-KINDS = 'put put put run run run run run run both both remove link stray tidy'.split()
+STEPS = 'put put put run run run run run run both both remove link stray tidy'.split()
 FAULTS = [None, None, None, 'picture', 'before', 'after', 'full', 'kill']
 
 
 @st.composite
-def sequences(draw):
-    "Up to twelve steps, in a few folders, with a few names and two places for results."
+def sequences(draw, steps=STEPS, least=3, most=8):
+    "Steps in a few folders, with a few names and one or two places for results."
 
     def one(choices):
         return draw(st.sampled_from(choices))
+
+    def some(choices, least, most):
+        return draw(st.lists(st.sampled_from(choices), min_size=least, max_size=most, unique=True))
 
     def run():
         fault = one(FAULTS)
@@ -262,7 +276,8 @@ def sequences(draw):
             one(outs),
             one([False, False, True]),
             one(['gradcam', 'all']),
-            one(['nucleus', 'class']),
+            one(['nucleus', 'class', 'immature granulocyte']),
+            one(['', '', 'B/..', 'view']),
             one([None, None, *folders]),
             fault and (fault, one(range(1, 10))),
         )
@@ -280,14 +295,12 @@ def sequences(draw):
             return Link(one(folders), one(names), f'{one(folders)}/{one(names)}')
         return Stray(one(outs), one(STRAYS)) if kind == 'stray' else Tidy(one(range(30)))
 
-    names = draw(st.lists(st.sampled_from(NAMES), min_size=2, max_size=4, unique=True))
-    folders = draw(st.lists(st.sampled_from(FOLDERS), min_size=1, max_size=2, unique=True))
-    outs = draw(st.lists(st.sampled_from(OUTS), min_size=1, max_size=2, unique=True))
-    kinds = ['put', 'put', *draw(st.lists(st.sampled_from(KINDS), min_size=3, max_size=10))]
-    return [step(kind) for kind in kinds]
+    names, folders, outs = some(NAMES, 2, 4), some(FOLDERS, 1, 2), some(OUTS, 1, 2)
+    kinds = draw(st.lists(st.sampled_from(steps), min_size=least, max_size=most))
+    return [step(kind) for kind in ('put', 'put', *kinds)]
 
 
-# the model
+# --- the model
 
 
 def spelled(path) -> str:
@@ -295,28 +308,34 @@ def spelled(path) -> str:
     return os.fspath(path).encode(errors='backslashreplace').decode().replace('\r', '\\r')
 
 
-def says(path):
+def real_name(path) -> str:
+    "What the names of one file have in common, as a table can hold them."
+    return spelled(os.path.realpath(spelled(os.path.abspath(path))))
+
+
+@functools.lru_cache(256)
+def size_in(content: bytes):
     "What the fakes find in a file: pixels of the nucleus, or None where there is no picture."
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(content)) as image:
             pixels = np.asarray(image.convert('RGB'))
     except (OSError, ValueError):
         return None
     return int(nucleus_of(pixels).sum()) if np.ptp(pixels.reshape(-1, 3), axis=0).any() else None
 
 
-@functools.lru_cache(64)
-def rows_of(content: bytes) -> list:
-    "The rows of a table, by two readers that must agree."
-    rows = list(csv.DictReader(io.StringIO(content.decode(), newline='')))
-    read = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
-    values = zip(*(read[name] for name in read))
-    assert [dict(zip(read, row)) for row in values] == rows, f'two readers, two tables: {content}'
-    return rows
+def size_of(path):
+    return size_in(path.read_bytes()) if path.is_file() else None
+
+
+@functools.lru_cache(256)
+def rows_in(content: bytes) -> list:
+    "The rows of a table."
+    return list(csv.DictReader(io.StringIO(content.decode(), newline='')))
 
 
 def about(row) -> tuple:
-    return os.path.realpath(row['file']), row.get('method'), row.get('target')
+    return real_name(row['file']), row.get('method'), row.get('target')
 
 
 def files_of(folder, row) -> list:
@@ -329,40 +348,39 @@ def files_of(folder, row) -> list:
 class World:
     """Folders of pictures and results, and what is known about them.
 
-    `own`: content of the files that are the user's, which no run may touch; `spoilt`: results that the user
-    deleted or put something in the place of; `dirty`: tables whose run was killed.
+    `own`: the files that are the person's, which no run may touch, and what they hold; `spoilt`: results that
+    the person deleted or put something in the place of; `dirty`: tables of runs that were killed; `litter`:
+    temporary files of such runs whose table is gone. `found`: all files as they are now.
     """
 
     def __init__(self, home):
-        self.home, self.own, self.spoilt, self.dirty = home, {}, set(), set()
+        self.home, self.own = home, {}
+        self.spoilt, self.dirty, self.litter = set(), set(), set()
         for folder in (*FOLDERS, 'o'):
             (home / folder).mkdir(parents=True)
         (home / 'link').symlink_to('o')
+        (home / 'view').symlink_to('.')
+        self.look()
 
-    def files(self) -> dict:
-        "Every file, and what it holds; of a link, where it goes."
-        found = {}
+    def look(self):
+        "Read every file; of a link, where it goes."
+        self.found = {}
         for folder, _, names in os.walk(self.home):
             for path in (Path(folder, name) for name in names):
-                found[path] = os.readlink(path) if path.is_symlink() else path.read_bytes()
-        return found
+                self.found[path] = os.readlink(path) if path.is_symlink() else path.read_bytes()
 
     def tables(self) -> dict:
         "The tables of results and their rows."
         return {
-            path: rows_of(content)
-            for path, content in self.files().items()
+            path: rows_in(content)
+            for path, content in self.found.items()
             if path.name in ('cells.csv', 'explanations.csv') and path not in self.own
         }
 
-    def named(self) -> set:
-        "All files that a row names."
-        return {
-            file
-            for path, rows in self.tables().items()
-            for row in rows
-            for file in files_of(path.parent, row)
-        }
+    def named(self, but=None) -> set:
+        "All files that a row names, in any table but one."
+        tables = {path: rows for path, rows in self.tables().items() if path != but}
+        return {file for path, rows in tables.items() for row in rows for file in files_of(path.parent, row)}
 
     def real(self, path) -> Path:
         return Path(os.path.realpath(self.home / path))
@@ -370,30 +388,31 @@ class World:
     # what is to be held after every step
 
     def check(self):
-        found, named = self.files(), set()
+        self.look()
+        named = set()
         for path, content in self.own.items():
-            assert found.get(path) == content, f'{path}, a file of the user, was touched'
+            assert self.found.get(path) == content, f'{path}, a file of the person, was touched'
         for path, rows in self.tables().items():
             names = {row.get('stem', row.get('map')) for row in rows} - {''}
             assert len({name.lower() for name in names}) == len(names), f'{path}: {names}'
             for row in rows:
-                self.check_row(path.parent, row, found)
+                self.check_row(path.parent, row)
                 named.update(files_of(path.parent, row))
             # a row a file; a map for each of its methods and targets
             told = {(row['file'], row.get('method'), row.get('target'), row.get('map')) for row in rows}
-            assert len({key[:3] for key in told}) == len(rows if path.name == 'cells.csv' else told), (
-                f'{path}: {rows}'
-            )
+            count = len(rows if path.name == 'cells.csv' else told)
+            assert len({key[:3] for key in told}) == count, f'{path}: {rows}'
             named.add(path)
-        hidden = {path for path in found if self.is_left(path)}
-        lonely = found.keys() - named - self.own.keys() - hidden
+        lonely = self.found.keys() - named - self.own.keys()
+        lonely = {path for path in lonely if not self.is_left(path)}
         assert not lonely, f'files without their row: {lonely}'
 
     def is_left(self, path) -> bool:
-        "Whether a run that was killed may have left this hidden file."
-        return path.name.startswith('.') and any(table.parent in path.parents for table in self.dirty)
+        "Whether a run that was killed may have left this temporary file."
+        within = any(table.parent in path.parents for table in self.dirty)
+        return path in self.litter or (path.name.startswith('.') and within)
 
-    def check_row(self, folder, row, found):
+    def check_row(self, folder, row):
         "A row with a class has its files, and they say what it says."
         written = files_of(folder, row)
         assert all(spelled(path) == str(path) for path in written)
@@ -405,13 +424,14 @@ class World:
         for path in written:
             if path in self.spoilt:
                 continue
-            assert path in found, f'{path} is missing'
+            assert path in self.found, f'{path} is missing'
             if path.name.endswith('_nucleus.png') and 'stem' in row:
-                assert (np.asarray(Image.open(path)) > 0).sum() == int(row['nucleus_px']), path
+                mask = np.asarray(Image.open(io.BytesIO(self.found[path])))
+                assert (mask > 0).sum() == int(row['nucleus_px']), f'{path} is not of its row'
             if path.suffix == '.npy' and row['player'] == 'nucleus':
-                assert np.load(path).mean() == float(row['value']), path
+                assert np.load(path).mean() == float(row['value']), f'{path} is not of its row'
 
-    # what the user does
+    # what the person does
 
     def keep(self, path, content):
         if path in self.named():
@@ -434,7 +454,8 @@ class World:
 
     def link(self, step):
         path, to = self.home / step.folder / step.name, self.home / step.to
-        if to.is_file() and not to.is_symlink() and to != path:
+        followed = spelled(path) == str(path)  # a name that is no text leads nowhere from a table
+        if followed and to.is_file() and not to.is_symlink() and to != path:
             path.unlink(missing_ok=True)
             path.symlink_to(to)
             self.keep(path, str(to))
@@ -442,25 +463,23 @@ class World:
     def stray(self, step):
         path = self.real(step.out) / step.name
         if path.parent.is_dir() and not path.is_symlink():
-            path.write_bytes(b"the user's")
-            self.keep(path, b"the user's")
+            path.write_bytes(b'of the person')
+            self.keep(path, b'of the person')
 
     def tidy(self, step):
         tables = self.tables()
-        results = sorted({*tables, *(path for path in self.named() if path.exists())})
+        results = sorted({*tables, *(path for path in self.named() if path in self.found)})
         if not results:
             return
         path = results[step.which % len(results)]
         path.unlink()
         self.spoilt.add(path)
-        if path in tables:  # what it named is now nobody's
-            left = self.named()
-            for row in tables[path]:
-                for file in files_of(path.parent, row):
-                    if file.exists() and file not in left:
-                        self.own[file] = file.read_bytes()
-            for file in path.parent.glob('.*'):
-                self.own[file] = file.read_bytes()
+        if path in tables:  # what it named is now the person's
+            left = self.named(but=path)
+            for file in {file for row in tables[path] for file in files_of(path.parent, row)} - left:
+                if file in self.found:
+                    self.own[file] = self.found[file]
+            self.litter.update(file for file in self.found if self.is_left(file))
 
     # runs
 
@@ -477,15 +496,28 @@ class World:
                     continue
                 if inside.is_dir():
                     todo += [inside] * run.recursive
-                elif inside.suffix.lower() in SUFFIXES or says(inside) is not None or inside.is_symlink():
+                elif inside.suffix.lower() in SUFFIXES or size_of(inside) is not None or inside.is_symlink():
                     found.append(inside)
         return found
 
-    def call(self, run, fault=None):
+    def mine(self, run) -> tuple:
+        "The table of a run, and what its rows may be about."
+        table = self.real(run.out) / ('cells.csv' if run.command == 'segment' else 'explanations.csv')
+        every = ('len', 'gradcam') if run.method == 'all' else (run.method,)
+        ways = [(None, None)] if run.command == 'segment' else [(method, run.target) for method in every]
+        paths = self.inputs(run)
+        for folder in (self.home / what for what in run.what):  # that a folder holds none is told, too
+            paths += [folder, *(path for path in folder.rglob('*') if path.is_dir())]
+        return table, {(real_name(path), *way) for path in paths for way in ways}
+
+    def call(self, run, fault=None) -> tuple:
         "Do a run; what came of it in a word, and its error."
         where = self.home / run.cwd if run.cwd else None
-        place = (lambda path: os.path.relpath(self.home / path, where)) if where else self.home.joinpath
-        paths, out = [place(what) for what in run.what], place(run.out)
+
+        def place(path):
+            return os.path.relpath(self.home / path, where) if where else self.home / path
+
+        paths, out = [place(Path(run.by, what)) for what in run.what], place(run.out)
         NOW.fault = fault
         if where:
             os.chdir(where)
@@ -502,130 +534,112 @@ class World:
             if where:
                 os.chdir(self.home)
 
-    def mine(self, run) -> tuple:
-        "The table of a run, and what its rows are about."
-        table = self.real(run.out) / ('cells.csv' if run.command == 'segment' else 'explanations.csv')
-        every = ('len', 'gradcam') if run.method == 'all' else (run.method,)
-        ways = [(None, None)] if run.command == 'segment' else [(method, run.target) for method in every]
-        # of a folder without a picture, too, a row may tell
-        paths = [*self.inputs(run)]
-        for what in run.what:
-            paths += [self.home / what, *(path for path in (self.home / what).rglob('*') if path.is_dir())]
-        real = {os.path.realpath(spelled(os.path.abspath(path))) for path in paths}
-        return table, {(path, *way) for path in real for way in ways}
-
-    def run(self, *both):
-        mine, inputs = [self.mine(run) for run in both], [self.inputs(run) for run in both]
-        before, rows = self.files(), self.tables()
-        faults = [Fault(*run.fault) if run.fault else None for run in both]
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', LeftOutWarning)
-            ends = self.at_once(both, faults) if len(both) > 1 else [self.call(both[0], faults[0])]
-        for run, fault in zip(both, faults):
-            killed = fault and fault.struck and fault.kind == 'kill'
-            if killed:
-                self.dirty.add(self.mine(run)[0])
-        self.check_others(both, mine, before, rows)
-        if all(word == 'refused' for word, _ in ends):
-            assert self.files() == before, 'a refusal that changed something'
-        for run, own, files, (word, error), fault in zip(both, mine, inputs, ends, faults):
-            if word == 'refused':
-                self.check_refusal(run, own, files, error, rows)
-            elif word == 'done':
-                self.check_done(run, own, files, ends)
-
     def at_once(self, both, faults) -> list:
+        "`call` of two runs, which stay where they are: threads share a working directory."
         ends, barrier = [None, None], threading.Barrier(2)
 
         def go(k):
             NOW.barrier = barrier
-            ends[k] = self.call(both[k]._replace(cwd=None), faults[k])
+            try:
+                ends[k] = self.call(both[k]._replace(cwd=None), faults[k])
+            except BaseException as error:  # raised below, in the thread of the test
+                ends[k] = error
             barrier.abort()
 
         threads = [threading.Thread(target=go, args=[k]) for k in (0, 1)]
-        [thread.start() for thread in threads]
-        [thread.join() for thread in threads]
-        assert None not in ends, 'a run ended by an error that is none of ours'
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
         return ends
 
-    def check_others(self, both, mine, before, rows):
+    def run(self, *runs):
+        mine, inputs = [self.mine(run) for run in runs], [self.inputs(run) for run in runs]
+        before, rows = self.found, self.tables()
+        faults = [Fault(*run.fault) if run.fault else None for run in runs]
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', LeftOutWarning)
+            ends = [self.call(runs[0], faults[0])] if len(runs) == 1 else self.at_once(runs, faults)
+        struck = {fault.kind for fault in faults if fault and fault.struck}
+        for fault, (table, _) in zip(faults, mine):
+            if fault and fault.struck and fault.kind == 'kill':
+                self.dirty.add(table)
+        self.look()
+        self.check_others(mine, before, rows)
+        self.check_kept(mine, rows, struck)
+        if all(word == 'refused' for word, _ in ends):
+            assert self.found == before, 'a refusal that changed something'
+        for run, own, read, (word, error) in zip(runs, mine, inputs, ends):
+            if word == 'refused' and not struck:  # what another run claimed and gave back is gone
+                self.check_refusal(run, own, read, str(error), len(runs))
+            elif word == 'done':
+                self.check_done(run, own, read, struck)
+
+    def check_others(self, mine, before, rows):
         "Rows and files that are no run's own are as they were."
         after, own = self.tables(), set()
         for path in {*rows, *after}:
             ours = set().union(*(keys for table, keys in mine if table == path))
-            old, new = (
-                [row for row in side.get(path, []) if about(row) not in ours] for side in (rows, after)
-            )
+            sides = [side.get(path, []) for side in (rows, after)]
+            old, new = ([row for row in side if about(row) not in ours] for side in sides)
             assert old == new, f'{path}: rows of others'
-            own.update(
-                file
-                for side in (rows, after)
-                for row in side.get(path, [])
-                if about(row) in ours
-                for file in files_of(path.parent, row)
-            )
-        tables, found = {table for table, _ in mine}, self.files()
-        for path in before.keys() - own - tables:
-            assert self.is_left(path) or found.get(path) == before[path], (
-                f'{path}, which is no file of this run'
-            )
-        # what stood finished is still there, finished or marked
-        for path, keys in mine:
-            there = {about(row) for row in after.get(path, [])}
-            lost = {about(row) for row in rows.get(path, []) if row['class']} & keys - there
-            assert not lost, f'{path}: rows lost: {lost}'
+            touched = [row for side in sides for row in side if about(row) in ours]
+            own.update(file for row in touched for file in files_of(path.parent, row))
+        for path in before.keys() - own - {table for table, _ in mine}:
+            as_it_was = self.found.get(path) == before[path]
+            assert as_it_was or self.is_left(path), f'{path}, which is no file of this run'
 
-    def check_refusal(self, run, own, inputs, error, rows):
+    def check_kept(self, mine, rows, struck):
+        "What was finished is still told, and still finished, unless its files were being written."
+        for path, keys in mine:
+            there = {about(row): row for row in self.tables().get(path, [])}
+            for row in (row for row in rows.get(path, []) if row['class'] and about(row) in keys):
+                assert about(row) in there, f'{path}: lost {row}'
+                unfinished = there[about(row)]['warning'] in (UNFINISHED, WRITING)
+                assert not unfinished or struck - {'picture'}, f'{path}: no longer finished: {row}'
+
+    def check_refusal(self, run, own, inputs, text, runs):
         "A refusal has its reason."
-        text = str(error)
-        held = {
-            key: row
-            for table, there in self.tables().items()
-            if table == own[0]
-            for row in there
-            for key in [about(row)]
-        }
+        out = self.real(run.out)
+        held = {row['file'] for row in self.tables().get(own[0], [])}
         if 'which holds the input' in text:
-            out = self.real(run.out)
-            assert out in {self.real(what) for what in run.what} or any(
-                out in path.parents for path in map(self.real, inputs)
-            ), text
+            inside = any(out in path.parents for path in map(self.real, inputs))
+            assert inside or out in map(self.real, run.what), text
         elif 'under the names of these' in text:
-            assert held.keys() - own[1], text
+            assert text.split('results of ')[1].split(' under the names')[0] in held, text
         elif 'which no row of' in text:
             name = text.split('which holds ')[1].split(', which no row')[0]
-            assert [path for path in self.files() if path.name == name], text
-        elif 'which is no table of an earlier run' in text:
-            assert own[0] in self.own, text
+            assert [path for path in self.found if path.name == name], text
         else:
-            raise AssertionError(text) from error
+            assert 'that another run began just now' in text and runs > 1, text
 
-    def check_done(self, run, own, inputs, ends):
+    def check_done(self, run, own, inputs, struck):
         "Every file that was named has its row, or is told to have failed."
         table, keys = own
         there = {about(row): row for row in self.tables()[table]}
         for path in inputs:
-            size = says(path)
-            for key in keys:
-                if key[0] != os.path.realpath(spelled(os.path.abspath(path))):
-                    continue
+            size = size_of(path)
+            for key in [key for key in keys if key[0] == real_name(path)]:
                 row = there.get(key)
-                if (
-                    row
-                    and row['warning'] in (UNFINISHED, WRITING)
-                    and any(word == 'stopped' for word, _ in ends)
-                ):
-                    continue  # the other run was about to write it again
+                if struck and row and row['warning'] in (UNFINISHED, WRITING):
+                    continue  # another run was about to write it again
                 if run.command == 'segment':
                     assert bool(row['class']) == (size is not None), row
-                    if size is not None:
-                        assert int(row['nucleus_px']) == size, row
-                elif size is not None and (key[1] != 'len' or size != 7):
+                    assert size is None or int(row['nucleus_px']) == size, row
+                if size is not None and (key[1], size) != ('len', REFUSED):
                     assert row['class'], row
-                for file in files_of(table.parent, row) if row and row['class'] else []:
-                    self.spoilt.discard(file)
-        if all(word == 'done' for word, _ in ends):
+                    self.spoilt.difference_update(files_of(table.parent, row))
+        if not struck:
             self.dirty.discard(table)
+
+    def check_readers(self):
+        "Another reader finds the same in the tables."
+        for path, rows in self.tables().items():
+            read = pd.read_csv(path, dtype=str, keep_default_na=False)
+            assert read.to_dict('records') == rows, f'{path}: two readers, two tables'
 
     def do(self, step):
         if isinstance(step, Run):
@@ -637,27 +651,139 @@ class World:
         self.check()
 
 
-def play(sequence):
-    "A sequence of steps in folders of its own."
-    memory = Path('/dev/shm')  # a disk in memory, where there is one
-    home = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
-    back = os.getcwd()
+@contextlib.contextmanager
+def empty_folder():
+    "A folder on a disk in memory, where there is one."
+    memory = '/dev/shm' if os.access('/dev/shm', os.W_OK) else None
+    home, back = Path(os.path.realpath(tempfile.mkdtemp(dir=memory))), os.getcwd()
     try:
-        world = World(Path(os.path.realpath(home)))
-        for step in sequence:
-            world.do(step)
+        yield home
     finally:
         os.chdir(back)
         shutil.rmtree(home)
 
 
-@settings(
-    max_examples=int(os.environ.get('N', 100)),
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+def play(sequence, world=World):
+    "A sequence of steps in folders of its own."
+    with empty_folder() as home:
+        here = world(home)
+        for step in sequence:
+            here.do(step)
+        here.check_readers()
+
+
+@settings(max_examples=1000, **DRAWN)
 @given(sequences())
 def test_sequences_of_runs(sequence):
     play(sequence)
+
+
+# --- the command, in processes of its own
+
+
+def as_process(words, folder, where):
+    "`blood-unet` in a process that was forked with the fakes in it; what it says lies in `folder`."
+    for stream in ('stdout', 'stderr'):
+        setattr(sys, stream, open(folder / stream, 'w', encoding='utf-8'))
+    os.chdir(where)
+    sys.argv, NOW.pause = ['blood-unet', *words], 0.005
+    cli.main()
+
+
+class Processes(World):
+    "The same with each run in a process, which a signal ends: SIGKILL, SIGTERM or that of Ctrl-C."
+
+    SIGNALS = dict(kill=signal.SIGKILL, full=signal.SIGKILL, picture=signal.SIGINT)
+
+    def call(self, run, fault=None) -> tuple:
+        return self.at_once([run], [fault])[0]
+
+    def at_once(self, runs, faults) -> list:
+        with tempfile.TemporaryDirectory() as folder:
+            said = [Path(tempfile.mkdtemp(dir=folder)) for _ in runs]
+            started = [self.start(*one) for one in zip(runs, said)]
+            begin = time.monotonic()
+            with_fault = [(fault.left, fault, one) for fault, one in zip(faults, started) if fault]
+            for when, fault, process in sorted(with_fault, key=lambda one: one[0]):
+                time.sleep(max(0, begin + 0.005 * when - time.monotonic()))
+                fault.struck = process.is_alive()
+                os.kill(process.pid, self.SIGNALS.get(fault.kind, signal.SIGTERM))  # not yet waited for
+                fault.kind = 'kill' if fault.kind in ('kill', 'full') else 'after'
+            return [self.end(*one) for one in zip(started, said, faults)]
+
+    def start(self, run, said):
+        where = self.home / (run.cwd or '')
+
+        def place(path):
+            return os.path.relpath(self.home / path, where) if run.cwd else str(self.home / path)
+
+        words = [run.command, '--out', place(run.out), *['--recursive'] * run.recursive]
+        words += ['--method', run.method, '--target', run.target] * (run.command == 'explain')
+        words += ['--', *(place(Path(run.by, what)) for what in run.what)]
+        process = multiprocessing.get_context('fork').Process(target=as_process, args=(words, said, where))
+        process.start()
+        return process
+
+    def end(self, process, said, fault) -> tuple:
+        "What came of a run in a word, and what it said."
+        process.join(60)
+        text = (said / 'stderr').read_text() if (said / 'stderr').exists() else ''
+        if process.exitcode < 0 or process.exitcode == 130 or 'KeyboardInterrupt' in text:
+            assert fault and fault.struck, text
+            return 'stopped', text
+        assert process.exitcode in (0, 1) and 'Traceback' not in text, text
+        return ('refused', text) if 'blood-unet: ' in text else ('done', None)
+
+
+@settings(max_examples=18, **DRAWN)
+@given(sequences(['put', 'run', 'both', 'both'], 2, 4))
+def test_sequences_of_processes(sequence):
+    play(sequence, Processes)
+
+
+def command(*words):
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    words = [Path(sys.executable).with_name('blood-unet'), *map(str, words), '--model', MODEL]
+    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_command_twice_at_once(tmp_path):
+    world = World(tmp_path)
+    for code in (3, 4, 5):
+        world.put(Put('A', f'{code}.png', code))
+        world.put(Put('B', f'{code + 3}.png', code))
+    runs = [
+        command('segment', tmp_path / 'A', '--out', tmp_path / 'o'),
+        command('explain', tmp_path / 'B', '--out', tmp_path / 'o', '--method', 'ig', '--target', 'class'),
+        command('segment', tmp_path / 'B', '--out', tmp_path / 'link'),
+    ]
+    for run in runs:
+        assert run.wait(200) == 0, run.stderr.read()
+    world.look()
+    tables = world.tables()
+    cells, maps = (tables[tmp_path / 'o' / name] for name in ('cells.csv', 'explanations.csv'))
+    assert sorted(row['stem'] for row in cells) == ['3', '4', '5', '6', '7', '8']
+    assert {row['map'] for row in maps} == {f'{code}_class_ig' for code in (6, 7, 8)}
+    assert all(row['class'] for row in (*cells, *maps))
+    written = {path for path in world.found if path.parent == tmp_path / 'o'}
+    assert written == world.named() | set(tables), 'no file without its row, and no lock'
+
+
+@pytest.mark.parametrize('how', ['SIGTERM', 'SIGKILL'])
+def test_the_command_is_stopped_as_soon_as_it_has_claimed(tmp_path, how):
+    world = World(tmp_path)
+    for code in range(40):
+        world.put(Put('A', f'{code}.png', 3))
+    run = command('segment', tmp_path / 'A', '--out', tmp_path / 'o')
+    while not (table := tmp_path / 'o' / 'cells.csv').exists():
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.001)
+    run.send_signal(getattr(signal, how))
+    assert run.wait(60) != 0 and 'Traceback' not in run.stderr.read()
+    rows = rows_in(table.read_bytes())
+    assert len(rows) == (0 if how == 'SIGTERM' else 40), 'what is not begun is given back, by all but SIGKILL'
+    assert {row['warning'] for row in rows} <= {UNFINISHED}
+    world.dirty.add(table)
+    world.run(Run('segment', ['A'], 'o', False, '', '', '', None, None))
+    world.check()
+    assert all(row['class'] for row in world.tables()[table])
