@@ -28,8 +28,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 figures: $(VENV)/.installed-notebooks
 	$(BIN)/blood-unet figures $(FIGURES)
 
+# the notebooks, too: tests/test_plain_kernel.py runs each of them in a Jupyter of its own, two at a time
 test: $(VENV)/.installed-dev check
-	$(BIN)/nbdev_test --n_workers 0 --do_print --timing --flags slow
 	$(BIN)/pytest -q --durations=8 tests
 
 test-data: $(VENV)/.installed-dev
