@@ -144,14 +144,17 @@ def _read_tiff(path, warn, raw=False):
     with tifffile.TiffFile(path) as tif:
         _check_tiff(path, tif)
         page, series = tif.pages[0], tif.series[0]
-        packed = raw and page.bitspersample < 8
-        if packed or page.photometric not in (0, 1, 2, 3) or page.compression not in (1, 8, 32946):
+        if raw and page.bitspersample < 8:
+            return _read_bits(path, page, warn)
+        if page.photometric not in (0, 1, 2, 3) or page.compression not in (1, 8, 32946):
             return _not_too_dark(_read_pillow(path, warn, raw), page.bitspersample, path.name)
         if page.bitspersample not in (8, 16, 32, 64):
             _refuse(f'{path.name} of {page.bitspersample} bits')
         pixels = _channels_last(series.asarray(), series.axes, path.name, warn)
-        if page.photometric == 0:  # white is 0
-            pixels = np.iinfo(pixels.dtype).max - pixels
+        if page.photometric == 0 and raw:
+            warn.append('white is 0')
+        elif page.photometric == 0:
+            pixels = _white_first(pixels, path.name)
         if page.photometric == 3:
             warn.append('palette')
         if page.photometric == 3 and not raw:
@@ -160,6 +163,21 @@ def _read_tiff(path, warn, raw=False):
             warn.append('fourth channel ignored')
             pixels = pixels[..., :3]
         return _orient(pixels, page.tags.valueof(274, 1))
+
+
+def _white_first(pixels, name):
+    "Whole numbers of which 0 is white turned round; white is what the camera can give"
+    white = 255 if pixels.dtype == np.uint8 else 2 ** _bit_depth(pixels, name) - 1
+    return white - np.minimum(pixels, white)
+
+
+def _read_bits(path, page, warn):
+    "A TIFF of fewer than 8 bits by Pillow; of one bit as it is stored, whatever is white"
+    pixels = _read_pillow(path, warn, raw=True)
+    if page.photometric != 0 or pixels.dtype != bool:
+        return pixels
+    warn.append('white is 0')
+    return ~pixels
 
 # %% ../nbs/00c_images.ipynb #bf8361d7
 def _bit_depth(pixels, name):
@@ -281,8 +299,9 @@ def _to_rgb(pixels, name, warn):
 def read_pixels(path, warn, raw: bool = False):
     """The numbers of a picture file as they stand in it: (H, W) or (H, W, C) of any type, upright.
 
-    A palette is turned into RGB; `raw` keeps its indices, and pictures of one bit. What was lost is
-    appended to the list `warn`. Raises `ImageError` whatever a parser raises on a broken file.
+    A palette is turned into RGB; `raw` keeps its indices, pictures of one bit, and numbers of which 0 is
+    white. What was lost is appended to the list `warn`. Raises `ImageError` whatever a parser raises on a
+    broken file.
     """
     with path.open('rb') as f:
         head = f.read(32)
