@@ -322,7 +322,7 @@ def load_folder(
         known = "'auto', 'bloodmnist', 'phantom' or a folder of images"
         raise DataError(f'{path}, which is not a folder', known, 'check the name')
     table = labels_file(path) if labels else None
-    files, _, failed, _ = find_images(path, known=(LABELS if table is None else table.name,))
+    files, _, failed, _ = find_images(path, None, known=(LABELS if table is None else table.name,))
     if not files:
         endings = f'files ending in {", ".join(SUFFIXES)}'
         raise DataError(f'no image in {path}', endings, 'is it the right folder?')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MIN_SIDE', 'HOT', 'BACKGROUND', 'SUFFIXES', 'is_gray', 'read_pixels', 'read_image', 'to_tensor', 'to_uint8',
            'resample', 'resize', 'background_colour', 'optical_density', 'target_shape', 'check_images',
-           'looks_like_image', 'batches']
+           'has_image_head', 'looks_like_image', 'batches']
 
 # %% ../nbs/00c_images.ipynb #5a7f5aff
 import warnings
@@ -296,6 +296,9 @@ def _to_rgb(pixels, name, warn):
     return colour
 
 # %% ../nbs/00c_images.ipynb #5ac83958
+_TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # how it begins: either order of bytes, small or large
+
+
 def read_pixels(path, warn, raw: bool = False):
     """The numbers of a picture file as they stand in it: (H, W) or (H, W, C) of any type, upright.
 
@@ -305,7 +308,7 @@ def read_pixels(path, warn, raw: bool = False):
     """
     with path.open('rb') as f:
         head = f.read(32)
-    if head[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
+    if head[:4] in _TIFF:
         reader = _read_tiff
     elif head[1:4] == b'PNG' and head[24:25] == b'\x10':
         reader = _read_png16
@@ -437,18 +440,23 @@ def check_images(images) -> list:
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.jfif', '.jpe', '.jp2', '.bmp', '.tif', '.tiff', '.gif', '.webp')
 
 
-def looks_like_image(path) -> bool:
-    """Whether a file is taken for a picture.
-
-    By its ending, or, with another or none, by what Pillow sees in its head.
-    """
-    if path.suffix.lower() in SUFFIXES:
-        return True
+def has_image_head(path) -> bool:
+    "Whether a file begins as a picture does, whatever its name; a pipe or a device is not asked."
+    if not path.is_file():
+        return False
     try:
+        with path.open('rb') as f:
+            if f.read(4) in _TIFF:  # of which Pillow does not know every kind
+                return True
         with Image.open(path):
             return True
     except (OSError, ValueError, SyntaxError):  # what Pillow raises on a file that is no picture
         return False
+
+
+def looks_like_image(path) -> bool:
+    "Whether a file is taken for a picture: by its ending, or, with another or none, by its head."
+    return path.suffix.lower() in SUFFIXES or has_image_head(path)
 
 # %% ../nbs/00c_images.ipynb #b9525dcf
 def batches(
