@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['BloodUNetError', 'DataError', 'ImageError', 'ParameterError', 'CheckpointError', 'DivergenceError', 'DeviceError',
-           'BookError', 'LeftOutWarning', 'check_choice', 'sha256_file', 'sha256_arrays', 'versions']
+           'BookError', 'LeftOutWarning', 'GuessWarning', 'few', 'warn_of', 'check_choice', 'sha256_file',
+           'sha256_arrays', 'versions']
 
 # %% ../nbs/00a_core.ipynb #2833eedc
 import hashlib
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -59,6 +61,27 @@ class BookError(RuntimeError):
 
 class LeftOutWarning(UserWarning):
     "Something that was given is not read; the message names it."
+
+
+class GuessWarning(UserWarning):
+    "Something that was given could mean several things; the message says how it is read."
+
+# %% ../nbs/00a_core.ipynb #0aa5c102
+def few(names, most: int = 3) -> str:
+    "The first of some names, and how many more there are."
+    names = [str(name) for name in names]
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(names[:most]) + more
+
+
+def warn_of(notes, about: str):
+    """One `GuessWarning` for each note, with the files that it is about.
+
+    `notes`: pairs of the name of a file and a note; `about`: what the files are, such as 'masks'.
+    """
+    for note in dict.fromkeys(note for _, note in notes):
+        files = [name for name, other in notes if other == note]
+        warnings.warn(f'{about}: {note} ({few(files)})', GuessWarning, stacklevel=3)
 
 # %% ../nbs/00a_core.ipynb #c8d1a393
 def check_choice(

@@ -16,7 +16,7 @@ TOP = Path(__file__).parent.parent
 BOOK = sorted(path for path in (TOP / 'nbs').glob('*.ipynb'))
 # the rooms from the first to the last: a module imports only from those above it
 ROOMS = (
-    'core files images metrics plots folders phantom data experts flags preprocessing augmentation model'
+    'core files images metrics plots folders masks labels phantom data experts flags preprocessing augmentation model'
     ' predict segment training targets heatmaps controls feature_maps coalitions local_surrogate auxiliary'
     ' shapley teacher faithfulness scorecard explain explorer paper cli'
 ).split()
