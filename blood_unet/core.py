@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BloodUNetError', 'DataError', 'ImageError', 'ParameterError', 'CheckpointError', 'DivergenceError', 'DeviceError',
-           'BookError', 'LeftOutWarning', 'GuessWarning', 'few', 'warn_of', 'check_choice', 'sha256_file',
-           'sha256_arrays', 'versions']
+           'BookError', 'LeftOutWarning', 'GuessWarning', 'few', 'warn_of', 'check_choice', 'check_count',
+           'sha256_file', 'sha256_arrays', 'versions']
 
 # %% ../nbs/00a_core.ipynb #2833eedc
 import hashlib
@@ -95,6 +95,18 @@ def check_choice(
     raise ParameterError(
         f'{name}={value!r}', 'one of ' + ', '.join(map(repr, choices)), f'choose another {name}'
     )
+
+# %% ../nbs/00a_core.ipynb #e8e07f70
+def check_count(value, name: str, least: int = 1):
+    """Return `value`, a whole number of `least` or more, or None as it is.
+
+    Raises `ParameterError` that names the option.
+    """
+    if value is None or (
+        isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
+    ):
+        return value
+    raise ParameterError(f'{name}={value!r}', f'a whole number, {least} or more', f'choose another {name}')
 
 # %% ../nbs/00a_core.ipynb #05108d54
 def sha256_file(path) -> str:

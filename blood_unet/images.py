@@ -354,8 +354,38 @@ def read_image(path, warn=None):
     return pixels
 
 # %% ../nbs/00c_images.ipynb #65643689
+def _bytes_of(images):
+    "Images (N, H, W, C) as an array of numbers from 0 to 255; `ImageError` where they are not."
+    array = np.asarray(images)
+    if array.dtype.kind not in 'buif' or array.ndim != 4 or array.shape[3] > 4:
+        raise ImageError(
+            f'a {type(images).__name__} of shape {array.shape} and type {array.dtype}',
+            'uint8 images (N, H, W, 3)',
+            'read files with read_image, and give np.stack of them, or image[None]',
+        )
+    if array.dtype == np.uint8 or not array.size:
+        return array
+    low, high = array.min(), array.max()
+    if array.dtype.kind == 'f' and 0 < high <= 1 and low >= 0:
+        raise ImageError(
+            f'{array.dtype} images up to {high:.3g}, in [0, 1] already',
+            'uint8 images',
+            'give the bytes, or take torch.from_numpy(images).permute(0, 3, 1, 2).float()',
+        )
+    if array.dtype == bool or not (low >= 0 and high <= 255):  # NaN is neither
+        raise ImageError(
+            f'{array.dtype} images from {low:.3g} to {high:.3g}', 'uint8 images', 'scale them to 0 to 255'
+        )
+    return array
+
+# %% ../nbs/00c_images.ipynb #04bd41d4
 def to_tensor(images):
-    "uint8 `(N, H, W, 3)` to float32 `(N, 3, H, W)` in [0, 1]."
+    """uint8 `(N, H, W, 3)` to float32 `(N, 3, H, W)` in [0, 1].
+
+    Other number types of 0 to 255 count the same. Raises `ImageError` on floats up to 1, which are in [0, 1]
+    already, on numbers beyond 0 to 255, and on another shape.
+    """
+    images = _bytes_of(images)
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from .adapter import check_pictures
 from blood_unet.coalitions import (
     FeatureMask,
     MaskingGame,
@@ -84,7 +85,7 @@ def make_case(
     Raises `ParameterError` on fewer than two images, masks or evidence of another shape, or fewer than two
     steps.
     """
-    x = to_tensor(images) if isinstance(images, np.ndarray) else images
+    x = check_pictures(to_tensor(images) if isinstance(images, np.ndarray) else images)
     check_case(x, evidence, kwargs.get('steps', 10))
     players = players_from(masks, x)
     target = HardDice(frozen_mask(model, x)) if target is None else target
