@@ -159,10 +159,19 @@ def _read_tiff(path, warn, raw=False):
             warn.append('palette')
         if page.photometric == 3 and not raw:
             pixels = (page.colormap.T >> 8).astype(np.uint8)[pixels]
-        if pixels.ndim == 3 and pixels.shape[2] == 4 and 2 not in page.extrasamples:
-            warn.append('fourth channel ignored')
-            pixels = pixels[..., :3]
+        pixels = _known_channels(pixels, page.extrasamples, path.name, warn)
         return _orient(pixels, page.tags.valueof(274, 1))
+
+
+def _known_channels(pixels, extra, name, warn):
+    "Pixels without a fourth channel of which the file does not say that it is an opacity; two are refused"
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if channels == 2 and not {1, 2} & set(extra):
+        _refuse(f'{name} of two channels, of which none is an opacity', 'save the one that is meant as a PNG')
+    if channels == 4 and 2 not in extra:
+        warn.append('fourth channel ignored')
+        return pixels[..., :3]
+    return pixels
 
 
 def _white_first(pixels, name):

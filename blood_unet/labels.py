@@ -104,6 +104,7 @@ def read_rows(text: str, name: str = LABELS) -> list:
     Separated by comma, semicolon, tab or bar; the first line names the columns, `file` and `class` among
     them, in any case and order. Raises `DataError` on another header, one column twice, or quotes left open.
     """
+    text = text.replace('\ufeff', '').replace('\u200b', '')  # marks that are not seen
     lines = io.StringIO(text, newline=None).read().split('\n')
     first, words, separator = _header(lines, name)
     if twice := [word for word in ('file', 'class') if words.count(word) > 1]:
@@ -125,7 +126,7 @@ def _plain(name: str) -> str:
     "A file's name without what systems write differently: case, letters in one or in two parts"
     if any('\ud800' <= letter <= '\udfff' for letter in name):  # a name that is not UTF-8
         name = os.fsencode(name).decode('cp1252', 'replace')
-    return unicodedata.normalize('NFC', name).casefold()
+    return unicodedata.normalize('NFC', name).casefold().strip()
 
 
 def _stem(name: str) -> str:

@@ -355,6 +355,7 @@ def _file_pixels(path, warn):
         raise DataError(e.got, 'a mask, 0 or 255', e.remedy) from e
     if 'planes read as colours' in said:
         _refuse(f'{path.name} of several pages', 'save the one that is meant')
+    warn += [note for note in said if note not in ('palette', 'white is 0')]
     if 'white is 0' in said:
         return (~pixels if pixels.dtype == bool else pixels.max() - pixels), pixels
     if 'palette' in said and pixels.ndim == 2:
