@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BloodUNetError', 'DataError', 'ImageError', 'ParameterError', 'CheckpointError', 'DivergenceError', 'DeviceError',
-           'BookError', 'LeftOutWarning', 'GuessWarning', 'few', 'warn_of', 'check_choice', 'check_count',
+           'BookError', 'LeftOutWarning', 'GuessWarning', 'few', 'warn_of_guesses', 'check_choice', 'check_count',
            'sha256_file', 'sha256_arrays', 'versions']
 
 # %% ../nbs/00a_core.ipynb #2833eedc
@@ -74,7 +74,7 @@ def few(names, most: int = 3) -> str:
     return ', '.join(names[:most]) + more
 
 
-def warn_of(notes, about: str):
+def warn_of_guesses(notes, about: str):
     """One `GuessWarning` for each note, with the files that it is about.
 
     `notes`: pairs of the name of a file and a note; `about`: what the files are, such as 'masks'.

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage as ndi
 
-from .core import DataError, ImageError, check_choice, few, warn_of
+from .core import DataError, ImageError, check_choice, few, warn_of_guesses
 from .folders import output_stems
 from .images import SUFFIXES, read_pixels
 
@@ -454,5 +454,5 @@ def load_masks(folder, cells) -> dict:
         for part, mask in zip(PARTS, match_masks(*pair, name, said)):
             found[part].append(mask)
         notes += [(name, note) for note in said]
-    warn_of(notes, 'masks')
+    warn_of_guesses(notes, 'masks')
     return found

@@ -26,7 +26,7 @@ from blood_unet.coalitions import (
     superpixels,
 )
 from .controls import CONTROLS
-from .core import ParameterError, check_choice, warn_of
+from .core import ParameterError, check_choice, warn_of_guesses
 from .data import load_folder, resize_cells
 from .faithfulness import METRICS, Case, ExplainedCase, check_maps, with_rows
 from .files import write_all
@@ -261,7 +261,7 @@ def scorecard_files(
     """
     network = from_pretrained(model).to(pick_device(device))
     cells = load_folder(images, labels=False)
-    warn_of([(name, note) for name, notes in cells.warnings.items() for note in notes], 'images')
+    warn_of_guesses([(name, note) for name, notes in cells.warnings.items() for note in notes], 'images')
     if masks is not None:
         cells = replace(cells, **load_masks(masks, cells))
     out = output_folder(out, images, [], ())
