@@ -1,8 +1,7 @@
 """The book on a stranger's machine: every notebook from its first cell to its last in a plain kernel.
 
 By `jupyter execute`, which stops at the first error as 'Run All' does, in a copy of the checkout: without
-data and network by default; with `-m every_notebook`, and real data, with BloodMNIST alone and with all. The
-first of these is the test of the notebooks in `make test`: in a notebook everything that needs no data runs.
+data and network by default; with `-m every_notebook`, and real data, with BloodMNIST alone and with all.
 """
 
 import os
