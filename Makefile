@@ -28,8 +28,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 figures: $(VENV)/.installed-notebooks
 	$(BIN)/blood-unet figures $(FIGURES)
 
+# tests/test_plain_kernel.py runs the notebooks once more, each in a Jupyter of its own, their slow cells too
 test: $(VENV)/.installed-dev check
-	$(BIN)/nbdev_test --n_workers 0 --do_print --timing --flags slow
+	$(BIN)/nbdev_test --n_workers 0 --do_print --timing
 	$(BIN)/pytest -q --durations=8 tests
 
 test-data: $(VENV)/.installed-dev

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from .core import BloodUNetError, BookError, LeftOutWarning
+from .core import BloodUNetError, BookError, GuessWarning, LeftOutWarning
 
 # %% ../nbs/14_cli.ipynb #6e1649f4
 # plain help: boxes drawn by rich go past stdout where a notebook runs the command
@@ -146,7 +146,7 @@ def book(
 # %% ../nbs/14_cli.ipynb #3a724755
 def show_left_out(message, category, *arguments, **kwargs):
     "Show what was left out in a line of its own; other warnings as Python does."
-    if issubclass(category, LeftOutWarning):
+    if issubclass(category, (LeftOutWarning, GuessWarning)):
         print(message, file=sys.stderr)
     else:
         print(warnings.formatwarning(message, category, *arguments[:2]), file=sys.stderr, end='')

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from scipy import ndimage as ndi
 
-from .core import ParameterError, check_choice
+from .adapter import check_pictures, model_device
+from .core import ParameterError, check_choice, check_count
 from .images import to_uint8
 from .predict import default_batch_size
 from .preprocessing import make_masks, radius
-from .targets import check_rows, has_rows, model_device, score
+from .targets import check_rows, has_rows, values_of
 
 # %% ../nbs/07a_coalitions.ipynb #d4be5a19
 PARTS = ('nucleus core', 'nucleus rim', 'cytoplasm', 'neighbouring cells', 'background')
@@ -95,7 +96,16 @@ def cell_parts(
 
 # %% ../nbs/07a_coalitions.ipynb #4aa925c2
 def recipe_parts(images, fine: bool = False) -> FeatureMask:
-    "`cell_parts` of uint8 images (N, H, W, 3) by the recipes, which know nothing of any network."
+    """`cell_parts` of uint8 images (N, H, W, 3) by the recipes, which know nothing of any network.
+
+    Raises `ParameterError` on anything else.
+    """
+    if not isinstance(images, np.ndarray) or images.ndim != 4:
+        raise ParameterError(
+            f'a {type(images).__name__} of shape {np.shape(images)}',
+            'uint8 images (N, H, W, 3)',
+            'give to_uint8 of a tensor, or np.stack of a list',
+        )
     nucleus, cell, red = (make_masks(images, r) for r in ('nucleus', 'cell', 'red'))
     return cell_parts(nucleus & cell, cell, red & ~cell, fine)
 
@@ -193,6 +203,7 @@ def _choose_donors(x, players, fill: str, donors=None, donor_players=None):
                 "give donors, or choose fill='blur'",
             )
         return x.roll(-1, 0), FeatureMask(players.labels.roll(-1, 0), players.names)
+    donors = check_pictures(donors)
     if donors.shape[1:] != x.shape[1:] or len(donors) not in (1, len(x)):
         raise ParameterError(
             f'donors of shape {tuple(donors.shape)}',
@@ -276,8 +287,9 @@ def make_game(
     """A `MaskingGame` with a named fill.
 
     With the nucleus always shown it gives the context effect. Raises `ParameterError` on unknown names or
-    shapes that differ.
+    shapes that differ, and as `check_pictures`.
     """
+    x = check_pictures(x)
     if tuple(players.labels.shape) != (len(x), *x.shape[2:]):
         raise ParameterError(
             f'players of shape {tuple(players.labels.shape)}',
@@ -340,8 +352,9 @@ def coalition_values(
     """
     home = model_device(model)
     check_rows(target, len(game.x))
+    check_pictures(game.x)
     game, coalitions = game.to(home), torch.as_tensor(np.asarray(coalitions))
-    batch_size = batch_size or default_batch_size(home)
+    batch_size = check_count(batch_size, 'batch_size', 1) or default_batch_size(home)
     if coalitions.dtype != torch.bool or coalitions.shape[-1] != game.n:
         raise ParameterError(
             f'{coalitions.dtype} coalitions of shape {tuple(coalitions.shape)}',
@@ -353,7 +366,7 @@ def coalition_values(
     for k in torch.arange(n * s).split(batch_size):
         rows, members = (k // s).to(home), coalitions[k // s, k % s].to(home)
         pictures = masked_images(game, members, rows)
-        values.append(score(model, target, pictures, rows if has_rows(target) else None, batch_size))
+        values.append(values_of(model, target, pictures, rows if has_rows(target) else None, batch_size))
         if progress:
             progress(len(k))
     return np.concatenate(values).reshape(n, s)
@@ -526,6 +539,7 @@ def superpixel_game(
 
     Raises `ParameterError` as `superpixels`.
     """
+    x = check_pictures(x)
     images = to_uint8(x)
     cell = make_masks(images, 'cell') if cell is None else np.asarray(cell)
     parts = recipe_parts(images)

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['BloodUNetError', 'DataError', 'ImageError', 'ParameterError', 'CheckpointError', 'DivergenceError', 'DeviceError',
-           'BookError', 'LeftOutWarning', 'check_choice', 'sha256_file', 'sha256_arrays', 'versions']
+           'BookError', 'LeftOutWarning', 'GuessWarning', 'few', 'warn_of_guesses', 'check_choice', 'check_count',
+           'sha256_file', 'sha256_arrays', 'versions']
 
 # %% ../nbs/00a_core.ipynb #2833eedc
 import hashlib
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -60,6 +62,27 @@ class BookError(RuntimeError):
 class LeftOutWarning(UserWarning):
     "Something that was given is not read; the message names it."
 
+
+class GuessWarning(UserWarning):
+    "Something that was given could mean several things; the message says how it is read."
+
+# %% ../nbs/00a_core.ipynb #0aa5c102
+def few(names, most: int = 3) -> str:
+    "The first of some names, and how many more there are."
+    names = [str(name) for name in names]
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(names[:most]) + more
+
+
+def warn_of_guesses(notes, about: str):
+    """One `GuessWarning` for each note, with the files that it is about.
+
+    `notes`: pairs of the name of a file and a note; `about`: what the files are, such as 'masks'.
+    """
+    for note in dict.fromkeys(note for _, note in notes):
+        files = [name for name, other in notes if other == note]
+        warnings.warn(f'{about}: {note} ({few(files)})', GuessWarning, stacklevel=3)
+
 # %% ../nbs/00a_core.ipynb #c8d1a393
 def check_choice(
     value,  # what the caller gave
@@ -72,6 +95,18 @@ def check_choice(
     raise ParameterError(
         f'{name}={value!r}', 'one of ' + ', '.join(map(repr, choices)), f'choose another {name}'
     )
+
+# %% ../nbs/00a_core.ipynb #e8e07f70
+def check_count(value, name: str, least: int = 1):
+    """Return `value`, a whole number of `least` or more, or None as it is.
+
+    Raises `ParameterError` that names the option.
+    """
+    if value is None or (
+        isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
+    ):
+        return value
+    raise ParameterError(f'{name}={value!r}', f'a whole number, {least} or more', f'choose another {name}')
 
 # %% ../nbs/00a_core.ipynb #05108d54
 def sha256_file(path) -> str:

@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 from .core import DataError, ParameterError, check_choice, sha256_arrays
 from .folders import find_images
 from .images import MIN_SIDE, SUFFIXES, batches, resize
+from .labels import LABELS, labels_file, read_labels
 from .phantom import draw_phantoms
 
 # %% ../nbs/01b_data.ipynb #32a71fd4
@@ -291,34 +292,23 @@ def phantom(
     about = dict(source=f'phantom planted {planted}', classes=('without', 'with'))
     return replace(cells, evidence=drawn.evidence, part=drawn.part, **about)
 
-# %% ../nbs/01b_data.ipynb #1b21e9b5
-def _folder_labels(path, names):
-    "Labels from `labels.csv` where it names every image, or None"
-    if not (path / 'labels.csv').exists():
-        return None
-    table = pd.read_csv(path / 'labels.csv')
-    if not {'file', 'class'} <= set(table):
-        raise DataError(f'labels.csv with columns {list(table)}', 'columns file and class', 'rename them')
-    by_file = dict(zip(table['file'], table['class']))
-    unknown = sorted({str(by_file[n]) for n in names if n in by_file} - set(CLASSES))
-    if unknown:
-        raise DataError(f'class {unknown[0]!r} in labels.csv', f'one of {CLASSES}', 'correct it')
-    if not set(names) <= set(by_file):
-        return None
-    return np.array([CLASSES.index(by_file[n]) for n in names], np.int64)
-
 # %% ../nbs/01b_data.ipynb #3a1a191b
-def load_folder(path) -> Cells:
+def load_folder(
+    path,
+    labels: bool = True,  # read `labels.csv` (columns file, class) if there is one
+) -> Cells:
     """All images of a folder (not of its subfolders), as a list of mixed sizes.
 
-    `warnings` and `failed` say what was wrong, by file name. Labels come from `labels.csv` (columns file,
-    class, of the names in `CLASSES`) where it covers every image. Raises `DataError` if none can be read.
+    `warnings` and `failed` say what was wrong, by file name. Labels are positions in `CLASSES`, for all
+    images or none: see `labels.read_labels`, which warns of images without a class and of rows without an
+    image. Raises `DataError` if no image can be read, or the table says two things.
     """
     path = Path(path).expanduser()
     if not path.is_dir():
         known = "'auto', 'bloodmnist', 'phantom' or a folder of images"
         raise DataError(f'{path}, which is not a folder', known, 'check the name')
-    files, _, failed, _ = find_images(path, known=('labels.csv',))
+    table = labels_file(path) if labels else None
+    files, _, failed, _ = find_images(path, None, known=(LABELS if table is None else table.name,))
     if not files:
         endings = f'files ending in {", ".join(SUFFIXES)}'
         raise DataError(f'no image in {path}', endings, 'is it the right folder?')
@@ -332,7 +322,8 @@ def load_folder(path) -> Cells:
     images, names = [image for _, image, _ in read], [file.name for file, _, _ in read]
     notes = {file.name: notes for file, _, notes in read if notes}
     about = dict(source=f'folder {path.name}', warnings=notes, failed=failed)
-    return Cells(images, _folder_labels(path, names), names, **about)
+    known = read_labels(path, names, CLASSES, SHORT, failed) if labels else None
+    return Cells(images, known, names, **about)
 
 # %% ../nbs/01b_data.ipynb #449c0838
 def _square(array, mode):

@@ -17,12 +17,13 @@ from scipy import ndimage as ndi
 from skimage.color import rgb2gray
 from skimage.filters import sobel
 
+from .adapter import answer_of, model_device
 from .core import ParameterError
 from .heatmaps import to_image
 from .images import to_tensor
 from .metrics import bootstrap_mean, cosine
 from .predict import default_batch_size, evaluating
-from .targets import check_numbers, has_rows, model_device, score
+from .targets import check_numbers, has_rows, score
 
 # %% ../nbs/06_feature_maps.ipynb #b96469b9
 def levels(model) -> dict:
@@ -116,7 +117,7 @@ def silenced_scores(
         for image, channel in (part.T for part in pairs.split(batch_size)):
             keep = 1 - F.one_hot(channel, width).float()
             with silenced(module, keep.to(home)):
-                output = model(x[image].to(home))
+                output = answer_of(model, x[image].to(home))
             for name, target in targets.items():
                 found = target(output, image.to(home) if has_rows(target) else None)
                 values[name].append(check_numbers(found).double().cpu())
@@ -134,7 +135,7 @@ def channel_effects(
     home, result = model_device(model), {}
     untouched = {name: score(model, target, x) for name, target in targets.items()}
     with activations(model, layers) as maps:
-        model(x[:1].to(home))
+        answer_of(model, x[:1].to(home))
         width = {name: m.shape[1] for name, m in maps.items()}
     for layer, module in check_layers(model, layers).items():
         values = silenced_scores(

@@ -19,9 +19,9 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from .core import DataError, LeftOutWarning, ParameterError
+from .core import DataError, LeftOutWarning, ParameterError, few
 from .files import TRIED, sweep_partial_of, writable_folder, write_all
-from .images import SUFFIXES, looks_like_image
+from .images import SUFFIXES, has_image_head, looks_like_image
 
 # %% ../nbs/00f_folders.ipynb #13fd98fc
 class FoundImages(NamedTuple):
@@ -37,11 +37,11 @@ class FoundImages(NamedTuple):
     left_out: dict
 
 
-def _in_folder(folder, recursive: bool, known) -> tuple:
-    "The pictures of a folder, by name, and in words what else it holds; hidden files are passed over."
-    inside = sorted(
-        path for path in folder.iterdir() if not path.name.startswith('.') and path.name not in known
-    )
+def _in_folder(folder, recursive, known) -> tuple:
+    "The pictures of a folder, by name, and in words what else it holds; of hidden files, pictures alone."
+    everything = sorted(path for path in folder.iterdir() if path.name not in known)
+    inside = [path for path in everything if not path.name.startswith('.')]
+    hidden = [path.name for path in everything if path.name.startswith('.') and has_image_head(path)]
     folders = [path for path in inside if path.is_dir()]
     pictures = [
         path for path in inside if path not in folders and (not path.exists() or looks_like_image(path))
@@ -49,32 +49,30 @@ def _in_folder(folder, recursive: bool, known) -> tuple:
     others = [path.name for path in inside if path not in folders and path not in pictures]
     words = []
     if others:
-        words.append(f'{len(others)} files that are no pictures ({_few(others)})')
+        words.append(f'{len(others)} files that are no pictures ({few(others)})')
+    if hidden:
+        words.append(f'{len(hidden)} hidden pictures ({few(hidden)})')
     if folders and not recursive:
-        words.append(
-            f'{len(folders)} folders, which --recursive reads too ({_few([path.name for path in folders])})'
-        )
+        how = '' if recursive is None else ', which --recursive reads too'
+        words.append(f'{len(folders)} folders{how} ({few([path.name for path in folders])})')
     return pictures, folders if recursive else [], ' and '.join(words)
-
-
-def _few(names, most: int = 3) -> str:
-    "The first of some names, and how many more there are."
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(names[:most]) + more
 
 
 def find_images(paths, recursive: bool = False, out=None, known=()) -> FoundImages:
     """The image files of files and folders: see `FoundImages`.
 
     A file that is named is taken as it is; of a folder, what looks like a picture, with `recursive` also
-    below it, but for the folder `out`, which holds results, and files of a name in `known`, which the caller
-    reads itself.
+    below it (None: the caller cannot), each folder once, but for the folder `out`, which holds results, and
+    files of a name in `known`, which the caller reads itself.
     """
-    files, failed, left_out = {}, {}, {}
+    files, failed, left_out, been = {}, {}, {}, set()
     named = [paths] if isinstance(paths, (str, Path)) else paths
     todo = [(Path(path), Path()) for path in named]
     while todo:
         path, place = todo.pop(0)
+        if _real(path) in been:  # named twice, or a link that leads back
+            continue
+        been.add(_real(path))
         try:
             pictures, folders, words = (
                 _in_folder(path, recursive, known) if path.is_dir() else ([path], [], '')

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from .data import CLASSES
 from .files import png_bytes
 from .folders import ResultTable, file_identity, find_images, output_folder, output_stems
-from .images import batches, check_images
+from .images import batches, check_images, is_gray
 from .plots import overlay
 from .predict import TestTimeAugmentation, load_networks, predict_nearest
 from blood_unet.preprocessing import (
@@ -97,8 +97,7 @@ def quality_warnings(image, nucleus, class_probability, cell=None) -> list:
     `image`: uint8 (H, W, 3); `nucleus`, `cell`: bool (H, W), as predicted; `class_probability`: float (8,).
     """
     found, (several, blueness) = [], dark_parts(image)
-    gray = np.ptp(image.astype(int), axis=2).max() <= 2
-    if several == 0 or (blueness < 0.17 and not gray):
+    if several == 0 or (blueness < 0.17 and not is_gray(image)):
         found.append('no white cell found: nothing in it is stained like a nucleus')
     elif several >= 4:
         found.append(f'looks like a whole field with about {several} white cells: cut out single cells first')

@@ -53,9 +53,9 @@ def contents(folder) -> dict:
 
 
 class Book:
-    "All notebooks in a copy of the checkout, run two at a time, with what the folder `given` holds."
+    "All notebooks in a copy of the checkout, two at a time, with what `given` holds; `flags` that are on."
 
-    def __init__(self, folder, given=''):
+    def __init__(self, folder, given='', flags=''):
         self.top, home = folder / 'checkout', folder / 'home'
         home.mkdir()
         for name in ('nbs', 'figures', 'blood_unet', 'bench'):
@@ -64,7 +64,7 @@ class Book:
         shutil.copy(TOP / 'settings.ini', self.top)
         self.before, self.pool = contents(self.top), ThreadPoolExecutor(2)
         env = dict(PYTHONPATH=str(self.top), PYTHONDONTWRITEBYTECODE='1', OMP_NUM_THREADS='1')
-        env['BLOOD_UNET_DATA'] = str(given)
+        env |= dict(BLOOD_UNET_DATA=str(given), BLOOD_UNET_FLAGS=flags)
         self.done = {name: self.pool.submit(execute, self.top / 'nbs' / name, home, **env) for name in BOOK}
 
     def cells(self, name) -> list:
@@ -74,7 +74,7 @@ class Book:
         cells = nbformat.read(self.top / 'nbs' / name, 4).cells
         return [cell for cell in cells if cell.cell_type == 'code']
 
-    def left_out(self, name, told=lambda wanted: sum(max(1, len(words)) for words in wanted.values())):
+    def left_out(self, name, told):
         "Are the cells with a flag left out, and no others, each with as many sentences as `told` says?"
         cells = self.cells(name)
         wanted = {i: told(flagged(cell.source)) for i, cell in enumerate(cells)}
@@ -94,14 +94,17 @@ class Book:
 
 @pytest.fixture(scope='module')
 def nothing(tmp_path_factory):
-    book = Book(tmp_path_factory.mktemp('nothing'))
+    book = Book(tmp_path_factory.mktemp('nothing'), flags='slow')  # this is also the test of slow cells
     yield book
     book.pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize('name', BOOK)
 def test_without_data_and_network(nothing, name):
-    nothing.left_out(name)
+    def told(wanted):
+        return sum(max(1, len(words)) for flag, words in wanted.items() if flag != 'slow')
+
+    nothing.left_out(name, told)
 
 
 def test_without_data_nothing_is_written(nothing):
