@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 import blood_unet
@@ -204,7 +204,7 @@ def save_checkpoint(
 
     weights = {k: shrink(t.detach().cpu()).contiguous() for k, t in model.state_dict().items()}
     with atomic_path(folder / 'model.safetensors') as path:
-        save_file(weights, path)
+        path.write_bytes(save(weights))  # `save_file` has a temporary file of its own, which a kill leaves
     if card is not None:
         with atomic_path(folder / 'README.md') as path:
             path.write_text(card)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
@@ -451,9 +451,8 @@ def run_identity(model, train: Cells, val: Cells, settings: TrainingConfig, targ
 def save_state(path, tensors: dict, identity: dict, history: list):
     "Write tensors, identity and history of a run to one safetensors file, atomically."
     with atomic_path(path) as temporary:
-        save_file(
-            tensors, temporary, metadata=dict(identity=json.dumps(identity), history=json.dumps(history))
-        )
+        about = dict(identity=json.dumps(identity), history=json.dumps(history))
+        temporary.write_bytes(save(tensors, about))  # `save_file` has a temporary file of its own
 
 
 def load_state(path, identity: dict):
