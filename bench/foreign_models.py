@@ -6,6 +6,7 @@ Each is asked for exact Shapley values and integrated gradients of two drawn cel
 weights are downloaded. Needs segmentation_models.pytorch, MONAI and torchvision.
 """
 
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -301,29 +302,28 @@ def refusal(ask) -> str:
     return ''
 
 
-def main():
-    cells = phantom(2, 64, 0)
-    x, rows = to_tensor(cells.images), []
-    libraries = {
-        'segmentation_models.pytorch': of_smp(),
-        'MONAI': of_monai(),
-        'torchvision': of_torchvision(),
-        'by hand': by_hand(),
-    }
-    for library, models in libraries.items():
-        for name, build in models.items():
-            row = dict(library=library, model=name) | try_model(build, cells, x)
-            print(library, name, row['said'], row['sentence'][:90], file=sys.stderr)
-            rows.append(row)
+LIBRARIES = {
+    'segmentation_models.pytorch': of_smp,
+    'MONAI': of_monai,
+    'torchvision': of_torchvision,
+    'by hand': by_hand,
+}
+
+
+def main(only: str = ''):
+    """`only`: the library to try again, the rows of the others kept as they are."""
+    cells, path = phantom(2, 64, 0), RESULTS / 'foreign_models.json'
+    x, kept = to_tensor(cells.images), json.loads(path.read_text())['rows'] if path.exists() else []
     refused = {name: refusal(ask) for name, ask in pictures(cells, x).items()}
-    write_json(
-        dict(
-            rows=rows,
-            pictures=refused,
-            versions=versions(('torch', 'segmentation_models_pytorch', 'monai', 'torchvision', 'numpy')),
-        ),
-        RESULTS / 'foreign_models.json',
-    )
+    for library in [only] if only else LIBRARIES:
+        rows = []
+        for name, build in LIBRARIES[library]().items():
+            rows.append(dict(library=library, model=name) | try_model(build, cells, x))
+            print(library, name, rows[-1]['said'], rows[-1]['sentence'][:90], file=sys.stderr)
+        kept = [row for row in kept if row['library'] != library] + rows
+        kept.sort(key=lambda row: list(LIBRARIES).index(row['library']))
+        packages = ('torch', 'segmentation_models_pytorch', 'monai', 'torchvision', 'numpy')
+        write_json(dict(rows=kept, pictures=refused, versions=versions(packages)), path)
 
 
 if __name__ == '__main__':
