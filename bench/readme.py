@@ -346,6 +346,56 @@ def explanations() -> str:
     )
 
 
+# bench/README.md: models of others
+
+NUMBERS = dict(float16='float16', bfloat16='bfloat16', float64='float64')
+
+
+def told(row) -> str:
+    "What is said of a model: taken, turned back or refused, with the sentence, as one line of a table."
+    sentence = f"{row['sentence']}" if row['said'] != 'taken' else row['no_map'] or ''
+    words = 'taken, but no map' if row['said'] == 'taken' and sentence else row['said']
+    return words + (f': {cell(sentence)}' if sentence else '')
+
+
+def cell(sentence: str) -> str:
+    "A sentence that holds no mark of a table and no line break."
+    return ' '.join(sentence.replace('|', ' or ').split())
+
+
+def agreement(row) -> str:
+    "How one number type answers beside float32."
+    if row['said'] == 'refused':
+        return 'refused'
+    if row['off'] is None:
+        return '-'
+    maps = '-' if row['alike'] is None else f"{row['alike']:.2f}"
+    return f"{row['off']:.0e}; {maps}"
+
+
+def foreign() -> str:
+    "The tables of models and pictures of others, as Markdown."
+    found = read_results('foreign_models')
+    rows = found['rows']
+    counts = {said: sum(row['said'] == said for row in rows) for said in ('taken', 'turned back', 'refused')}
+    models = markdown(
+        ['library', 'model', 'in float32', *(f'{name} beside it' for name in NUMBERS)],
+        [
+            [row['library'], row['model'], told(row), *(agreement(row['types'][name]) for name in NUMBERS)]
+            for row in rows
+        ],
+    )
+    pictures = markdown(
+        ['picture or option', 'refused'], [[name, cell(said)] for name, said in found['pictures'].items()]
+    )
+    which = ', '.join(f'{name} {found["versions"][name]}' for name in found['versions'] if name != 'numpy')
+    return (
+        f"Of {len(rows)} models {counts['taken']} are taken as they are, {counts['turned back']} turned back"
+        f" into logits with a warning, {counts['refused']} refused ({which}):\n\n{models}\n\n"
+        f'Pictures and options that are not what was meant:\n\n{pictures}\n'
+    )
+
+
 # bench/README.md: the programs
 
 
@@ -455,6 +505,12 @@ PROGRAMS = (
         ('metrics', 'planted'),
     ),
     Program(
+        'foreign_models.py',
+        'which models of other libraries are taken, turned back into logits or refused, in four number types',
+        'minutes',
+        ('foreign_models',),
+    ),
+    Program(
         'gpu.sh', 'the book, training and explanations on a CUDA card beside the CPU', 'minutes', ('gpu',)
     ),
     Program('gpu.py', 'the parts that `gpu.sh run` calls', 'see gpu.sh'),
@@ -511,6 +567,7 @@ TABLES = (
     (PAGE, 'results', results),
     (PAGE, 'laboratories', laboratories),
     (PAGE, 'explanations', explanations),
+    (PAGE, 'models', foreign),
 )
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from .adapter import check_pictures
+from .adapter import answer_of, check_pictures, model_device
 from blood_unet.coalitions import (
     FeatureMask,
     MaskingGame,
@@ -37,7 +37,7 @@ from .local_surrogate import local_surrogate
 from .masks import load_masks
 from .metrics import interval, pair_auroc
 from .model import from_pretrained
-from .predict import pick_device
+from .predict import evaluating, pick_device
 from .preprocessing import add_masks, make_masks
 from .shapley import combine_values, exact_shapley_values, sampled_shapley
 from .targets import HardDice, check_rows, frozen_mask, gradcam_target
@@ -87,6 +87,8 @@ def make_case(
     """
     x = check_pictures(to_tensor(images) if isinstance(images, np.ndarray) else images)
     check_case(x, evidence, kwargs.get('steps', 10))
+    with evaluating(model):  # what its answers are is found out here, before forwards are counted
+        answer_of(model, x[:1].to(model_device(model)))
     players = players_from(masks, x)
     target = HardDice(frozen_mask(model, x)) if target is None else target
     check_rows(target, len(x))

@@ -22,7 +22,7 @@ from blood_unet.data import phantom
 from blood_unet.heatmaps import grad_cam, integrated_gradients, saliency
 from blood_unet.images import to_tensor, to_uint8
 from blood_unet.model import BloodUNet
-from blood_unet.scorecard import make_case, scorecard
+from blood_unet.scorecard import explain_case, make_case, scorecard
 from blood_unet.shapley import exact_shapley_values, sampled_shapley
 from blood_unet.targets import Adapter, ClassLogOdds, HardDice, LogitContrast, frozen_mask, score
 
@@ -160,6 +160,17 @@ def test_a_classifier_with_one_logit_and_a_sigmoid(x, n):
     bare[-1].bias.data.fill_(0.5 - bare(x).mean().item())  # logits near .5, as hard to tell as can be
     found, said = quiet(score, bare, ClassLogOdds(0), x[:n])
     assert not said and np.abs(found - bare(x[:n])[:, 0].detach().numpy()).max() < 1e-6
+
+
+def test_forwards_are_counted_alike(network, cells, region):
+    "Finding out what a model answers is no forward of the explainer's."
+    counts = []
+    for model in (network, Ended(network)):
+        case, _ = quiet(make_case, model, cells.images, None, LogitContrast(region))
+        row, said = quiet(explain_case, case, lambda m, t, x, seed: saliency(m, t, x))
+        counts.append(row.forwards)
+        assert not said
+    assert counts == [1, 1]
 
 
 def test_softmax_masks_are_their_log_odds_said_or_not(x):
