@@ -42,7 +42,7 @@ def gradient_mode(model):
 
     Modes, grad flags and hooks are put back after it, also when the block raises.
     """
-    modules, flags = list(model.modules()), [(p, p.requires_grad) for p in model.parameters()]
+    modules, flags = list(model.modules()), [(p, p.requires_grad) for p in model.parameters() if p.is_leaf]
     states = [(m, m.training, hooks_of(m)) for m in modules]
     try:
         model.eval()

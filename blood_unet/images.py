@@ -191,8 +191,10 @@ def _read_bits(path, page, warn):
 # %% ../nbs/00c_images.ipynb #bf8361d7
 def _bit_depth(pixels, name):
     "Bits of the camera whose whole numbers these are: 8, 10, 12, 14 or 16, enough for all but `HOT` of them"
-    found = next((bits for bits in (8, 10, 12, 14, 16) if _brighter(pixels, 2**bits) <= HOT), None)
-    return found or _refuse(f'{name} of {pixels.dtype} pixels up to {pixels.max():,}, more than 16 bits')
+    if pixels.max() >= 2**16 and _brighter(pixels, 2**16) > HOT:
+        _refuse(f'{name} of {pixels.dtype} pixels up to {pixels.max():,}, more than 16 bits')
+    depths = (16, 14, 12, 10)
+    return next((bits for bits in depths if _brighter(pixels, 2 ** (bits - 2)) > HOT), 8)
 
 
 @cache
@@ -268,8 +270,9 @@ def _to_uint8(pixels, name, warn):
     if pixels.dtype.kind != 'f':
         bits = _bit_depth(pixels, name)
         words, top = [f'{bits} bits in {stored}'] if bits < 16 else [], 2**bits - 1
-    _check_range(pixels, top, name)
-    words += _cut_off(pixels, top)
+    if pixels.min() < 0 or pixels.max() > top:
+        _check_range(pixels, top, name)
+        words += _cut_off(pixels, top)
     if words:
         warn.append(', '.join(words))
     if (share := _brighter(pixels, top / 4)) < 0.5:

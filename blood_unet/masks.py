@@ -367,7 +367,7 @@ def read_mask(
     path,  # PNG, TIFF, BMP, JPEG, GIF ...
     shape=None,  # (H, W) of its picture, if that is known
     image: str = 'its picture',  # for the message
-    part: str = 'cell',  # one of `PARTS`
+    part: str = None,  # one of `PARTS`; by default a nucleus if the file is called so, else a cell
     warn=None,  # a list that gets, in words, how it was read where it could mean several things
 ):
     """One mask file as bool (H, W), as `as_mask` reads its numbers.
@@ -375,6 +375,7 @@ def read_mask(
     Raises `DataError` where it is missing, unreadable, not of the `shape` of its picture, or no mask.
     """
     path, warn = Path(path), [] if warn is None else warn
+    part = part or ('nucleus' if 'nucleus' in path.stem.lower() else 'cell')
     if not path.is_file():
         raise DataError(f'{path}, which is not a file', 'a mask', 'check the path')
     pixels, stored = _file_pixels(path, warn)

@@ -236,6 +236,9 @@ def detection(card: pd.DataFrame, controls, explanations=None) -> pd.DataFrame:
         rows.append(dict(metric=metric, fill=fill) | interval(told))
     return pd.DataFrame(rows)
 
+# %% ../nbs/09b_scorecard.ipynb #09b5c201
+from .masks import read_mask  # noqa: F401 it had this name here before
+
 # %% ../nbs/09b_scorecard.ipynb #cda753a1
 def all_explainers(parts, cells) -> dict:
     "Heat maps and part explainers of `cells`, by the titles that figures show."
