@@ -195,7 +195,7 @@ NAMES = [
 ]
 FOLDERS = ['A', 'B', 'A/sub', 'B/sub', 'B/SUB']
 OUTS = ['o', 'o/sub', 'link', 'B/../o', 'A/out', 'A']
-STRAYS = ['a_nucleus.png', 'a_gradcam.npy', 'notes.txt', 'x_cell.png']
+STRAYS = ['_nucleus.png', '_gradcam.npy', '_cell.png', '.txt']
 
 
 class Put(NamedTuple):
@@ -293,7 +293,8 @@ def sequences(draw, steps=STEPS, least=3, most=8):
         if kind == 'again':
             return one(runs)._replace(fault=fault())
         if kind == 'both':
-            return Both(run(), one([*runs, run()])._replace(fault=fault()))
+            first = one([*runs, run()])
+            return Both(first, one([first, run()])._replace(fault=fault()))
         if kind == 'put':
             return Put(one(folders), one(names), one(range(8)))
         if kind == 'change':
@@ -302,7 +303,9 @@ def sequences(draw, steps=STEPS, least=3, most=8):
             return Remove(one(folders), one(names))
         if kind == 'link':
             return Link(one(folders), one(names), f'{one(folders)}/{one(names)}')
-        return Stray(one(outs), one(STRAYS)) if kind == 'stray' else Tidy(one(range(30)))
+        if kind == 'stray':
+            return Stray(one(outs), Path(one(names)).stem[:200] + one(STRAYS))
+        return Tidy(one(range(30)))
 
     names, folders, outs = some(NAMES, 2, 4), some(FOLDERS, 1, 2), some(OUTS, 1, 2)
     done = []
@@ -615,6 +618,9 @@ class World:
                 assert about(row) in there, f'{path}: lost {row}'
                 unfinished = there[about(row)]['warning'] in (UNFINISHED, WRITING)
                 assert not unfinished or struck - {'picture'}, f'{path}: no longer finished: {row}'
+            for row in there.values() if struck == {'picture'} else ():
+                new = row['warning'] == UNFINISHED and row not in rows.get(path, [])
+                assert not new, f'{path}: claimed and not given back: {row}'
 
     def check_refusal(self, run, own, inputs, text, runs):
         "A refusal has its reason."
@@ -624,7 +630,9 @@ class World:
             inside = any(out in path.parents for path in map(self.real, inputs))
             assert inside or out in map(self.real, run.what), text
         elif 'under the names of these' in text:
-            assert text.split('results of ')[1].split(' under the names')[0] in held, text
+            file = text.split('results of ')[1].split(' under the names')[0]
+            assert file in held, text
+            assert runs > 1 or real_name(file) not in {key[0] for key in own[1]}, text
         elif 'which no row of' in text:
             name = text.split('which holds ')[1].split(', which no row')[0]
             strangers = [path for path in self.found if path.name == name and path not in self.named()]
