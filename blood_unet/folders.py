@@ -394,12 +394,9 @@ class ResultTable:
 
     def _unfinished(self, rows, words) -> list:
         "A row with these `words` for each thing and name in `rows`."
-        told = {}
-        for row in rows:
-            if row[self.name]:
-                keys = {key: row[key] for key in (*self.keys, self.name)}
-                told.setdefault(tuple(keys.values()), keys | {self.words: words})
-        return [self._texts(row) for row in told.values()]
+        named = {(self.about(row), row[self.name]): row for row in rows if row[self.name]}
+        keys = *self.keys, self.name
+        return [self._texts({key: row[key] for key in keys} | {self.words: words}) for row in named.values()]
 
     def _grouped(self, rows) -> dict:
         groups = {}

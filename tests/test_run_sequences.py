@@ -132,6 +132,7 @@ class Fault:
 
     def __init__(self, kind, when):
         self.kind, self.left, self.struck = kind, when, False
+        self.litters = kind == 'kill'  # whether temporary files may stay
 
     def at(self, kind):
         if self.kind != kind or (self.struck and kind not in ('full', 'kill')):
@@ -194,7 +195,7 @@ NAMES = [
 ]
 FOLDERS = ['A', 'B', 'A/sub', 'B/sub', 'B/SUB']
 OUTS = ['o', 'o/sub', 'link', 'B/../o', 'A/out', 'A']
-STRAYS = ['a_nucleus.png', 'a_gradcam.npy', 'notes.txt', 'x_cell.png']
+STRAYS = ['_nucleus.png', '_gradcam.npy', '_cell.png', '.txt']
 
 
 class Put(NamedTuple):
@@ -254,7 +255,7 @@ class Both(NamedTuple):
     other: Run
 
 
-STEPS = 'put put put run run run run run run both both remove link stray tidy'.split()
+STEPS = 'put change change run run run run again again again both both remove link stray tidy'.split()
 FAULTS = [None, None, None, 'picture', 'before', 'after', 'full', 'kill']
 
 
@@ -268,8 +269,11 @@ def sequences(draw, steps=STEPS, least=3, most=8):
     def some(choices, least, most):
         return draw(st.lists(st.sampled_from(choices), min_size=least, max_size=most, unique=True))
 
+    def fault():
+        kind = one(FAULTS)
+        return kind and (kind, one(range(1, 10)))
+
     def run():
-        fault = one(FAULTS)
         return Run(
             one(['segment', 'segment', 'explain']),
             [one([*folders, f'{one(folders)}/{one(names)}']) for _ in range(one([1, 1, 2]))],
@@ -279,25 +283,35 @@ def sequences(draw, steps=STEPS, least=3, most=8):
             one(['nucleus', 'class', 'immature granulocyte']),
             one(['', '', 'B/..', 'view']),
             one([None, None, *folders]),
-            fault and (fault, one(range(1, 10))),
+            fault(),
         )
 
-    def step(kind):
-        if kind == 'run':
+    def step(kind, done):
+        runs, puts = ([one for one in done if isinstance(one, kind)] for kind in (Run, Put))
+        if kind == 'run' or (kind == 'again' and not runs):
             return run()
+        if kind == 'again':
+            return one(runs)._replace(fault=fault())
         if kind == 'both':
-            return Both(run(), run())
+            first = one([*runs, run()])
+            return Both(first, one([first, run()])._replace(fault=fault()))
         if kind == 'put':
             return Put(one(folders), one(names), one(range(8)))
+        if kind == 'change':
+            return one(puts)._replace(code=one(range(8)))
         if kind == 'remove':
             return Remove(one(folders), one(names))
         if kind == 'link':
             return Link(one(folders), one(names), f'{one(folders)}/{one(names)}')
-        return Stray(one(outs), one(STRAYS)) if kind == 'stray' else Tidy(one(range(30)))
+        if kind == 'stray':
+            return Stray(one(outs), Path(one(names)).stem[:200] + one(STRAYS))
+        return Tidy(one(range(30)))
 
     names, folders, outs = some(NAMES, 2, 4), some(FOLDERS, 1, 2), some(OUTS, 1, 2)
-    kinds = draw(st.lists(st.sampled_from(steps), min_size=least, max_size=most))
-    return [step(kind) for kind in ('put', 'put', *kinds)]
+    done = []
+    for kind in ('put', 'put', *draw(st.lists(st.sampled_from(steps), min_size=least, max_size=most))):
+        done.append(step(kind, done))
+    return done
 
 
 # --- the model
@@ -393,9 +407,13 @@ class World:
         for path, content in self.own.items():
             assert self.found.get(path) == content, f'{path}, a file of the person, was touched'
         for path, rows in self.tables().items():
-            names = {row.get('stem', row.get('map')) for row in rows} - {''}
-            assert len({name.lower() for name in names}) == len(names), f'{path}: {names}'
+            owners = {}
             for row in rows:
+                key = row['file'], row.get('method'), row.get('target')
+                name = row.get('stem', row.get('map')).lower()
+                assert owners.setdefault(name, key) == key or not name, (
+                    f'{path}: two things are called {name}'
+                )
                 self.check_row(path.parent, row)
                 named.update(files_of(path.parent, row))
             # a row a file; a map for each of its methods and targets
@@ -565,7 +583,7 @@ class World:
             ends = [self.call(runs[0], faults[0])] if len(runs) == 1 else self.at_once(runs, faults)
         struck = {fault.kind for fault in faults if fault and fault.struck}
         for fault, (table, _) in zip(faults, mine):
-            if fault and fault.struck and fault.kind == 'kill':
+            if fault and fault.struck and fault.litters:
                 self.dirty.add(table)
         self.look()
         self.check_others(mine, before, rows)
@@ -600,6 +618,9 @@ class World:
                 assert about(row) in there, f'{path}: lost {row}'
                 unfinished = there[about(row)]['warning'] in (UNFINISHED, WRITING)
                 assert not unfinished or struck - {'picture'}, f'{path}: no longer finished: {row}'
+            for row in there.values() if struck == {'picture'} else ():
+                new = row['warning'] == UNFINISHED and row not in rows.get(path, [])
+                assert not new, f'{path}: claimed and not given back: {row}'
 
     def check_refusal(self, run, own, inputs, text, runs):
         "A refusal has its reason."
@@ -609,10 +630,13 @@ class World:
             inside = any(out in path.parents for path in map(self.real, inputs))
             assert inside or out in map(self.real, run.what), text
         elif 'under the names of these' in text:
-            assert text.split('results of ')[1].split(' under the names')[0] in held, text
+            file = text.split('results of ')[1].split(' under the names')[0]
+            assert file in held, text
+            assert runs > 1 or real_name(file) not in {key[0] for key in own[1]}, text
         elif 'which no row of' in text:
             name = text.split('which holds ')[1].split(', which no row')[0]
-            assert [path for path in self.found if path.name == name], text
+            strangers = [path for path in self.found if path.name == name and path not in self.named()]
+            assert strangers, text
         else:
             assert 'that another run began just now' in text and runs > 1, text
 
@@ -708,7 +732,7 @@ class Processes(World):
                 time.sleep(max(0, begin + 0.005 * when - time.monotonic()))
                 fault.struck = process.is_alive()
                 os.kill(process.pid, self.SIGNALS.get(fault.kind, signal.SIGTERM))  # not yet waited for
-                fault.kind = 'kill' if fault.kind in ('kill', 'full') else 'after'
+                fault.kind, fault.litters = 'after', True  # also a signal may come between any two steps
             return [self.end(*one) for one in zip(started, said, faults)]
 
     def start(self, run, said):
@@ -727,12 +751,16 @@ class Processes(World):
     def end(self, process, said, fault) -> tuple:
         "What came of a run in a word, and what it said."
         process.join(60)
-        text = (said / 'stderr').read_text() if (said / 'stderr').exists() else ''
-        if process.exitcode < 0 or process.exitcode == 130 or 'KeyboardInterrupt' in text:
-            assert fault and fault.struck, text
-            return 'stopped', text
-        assert process.exitcode in (0, 1) and 'Traceback' not in text, text
-        return ('refused', text) if 'blood-unet: ' in text else ('done', None)
+        out, text = (
+            (said / name).read_text() if (said / name).exists() else '' for name in ('stdout', 'stderr')
+        )
+        assert process.exitcode is not None and ('Traceback' not in text or 'KeyboardInterrupt' in text), text
+        if '.csv are in' in out:
+            return 'done', None
+        if 'blood-unet: ' in text:
+            return 'refused', text
+        assert fault and fault.struck, text
+        return 'stopped', text
 
 
 @settings(max_examples=18, **DRAWN)
