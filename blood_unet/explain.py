@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from .adapter import model_device
 from blood_unet.coalitions import (
     PARTS,
     FeatureMask,
@@ -55,7 +56,7 @@ from .predict import evaluating, load_networks, nearest_network
 from .preprocessing import make_masks
 from .segment import segment_images
 from .shapley import exact_shapley_values, sampled_shapley
-from .targets import ClassLogOdds, HardDice, frozen_mask, gradcam_target, model_device
+from .targets import ClassLogOdds, HardDice, frozen_mask, gradcam_target
 
 # %% ../nbs/12a_explain.ipynb #e7fc34bf
 class Subject(NamedTuple):
@@ -414,6 +415,9 @@ def _map_names(results, files, places, methods, target: str) -> dict:
         ending = _map_name('', row['method'], row['target'])
         held[same_file(row['file'])] = row['map'].removesuffix(ending)
     kept = [held.get(same_file(file_identity(path)), '') for path in files]
+    # maps of two targets may begin alike and be of two files: one of these gets another stem
+    first = {stem: i for i, stem in reversed(list(enumerate(kept)))}
+    kept = [stem if first[stem] == i else '' for i, stem in enumerate(kept)]
     stems = dict(zip(files, output_stems(files, places, kept)))
     pairs = [(path, one) for path in files for one in methods]
     there = results.names_of(

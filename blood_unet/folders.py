@@ -296,9 +296,16 @@ class ResultTable:
         return [self.path.parent / f'{name}{ending}' for ending in self.endings] if name else []
 
     def names_of(self, rows) -> list:
-        "The name that the table holds about each of `rows` (dicts with the keys), or an empty text."
-        held = {self.about(row): row[self.name] for row in self.read() if row[self.name]}
-        return [held.get(self.about(row), '') for row in rows]
+        """The name that the table holds about each of `rows` (dicts with the keys), or an empty text.
+
+        Of several, that of a row with the same keys to the letter.
+        """
+        there = [row for row in self.read() if row[self.name]]
+        held = {self.about(row): row[self.name] for row in there}
+        own = {tuple(row[key] for key in self.keys): row[self.name] for row in there}
+        return [
+            own.get(tuple(row[key] for key in self.keys)) or held.get(self.about(row), '') for row in rows
+        ]
 
     def claim(self, rows):
         """Enter `rows` (dicts with the keys and the name) as `UNFINISHED`, but for what has a name already.

@@ -66,6 +66,20 @@ def test_two_targets_stand_side_by_side(tmp_path):
     assert len(table(tmp_path / 'o' / 'explanations.csv')) == len(rows), 'the same again replaces itself'
 
 
+def test_maps_of_two_files_that_begin_alike(tmp_path):
+    pictures = [cells(tmp_path / name, ['x.png'], seed=ord(name)) / 'x.png' for name in 'AB']
+    for picture, target in zip(pictures, ('basophil', 'class')):
+        explain_files(picture, tmp_path / 'o', target=target, **FAST)
+    explain_files(pictures, tmp_path / 'o', target='monocyte', **FAST)
+    maps = table(tmp_path / 'o' / 'explanations.csv').drop_duplicates('map').set_index('map').file
+    assert maps.map(lambda file: Path(file).parent.name).to_dict() == {
+        'x_basophil_probability': 'A',
+        'x_class_probability': 'B',
+        'x_monocyte_probability': 'A',
+        'x_png_monocyte_probability': 'B',
+    }
+
+
 def test_identity_is_the_file_not_the_path(tmp_path, monkeypatch):
     for name in ('slide1', 'slide2'):
         cells(tmp_path / name / 'cells', ['x.png'], seed=len(name) + ord(name[-1]))
