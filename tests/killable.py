@@ -1,6 +1,9 @@
 "A small training, and a small global explanation, that a test starts in a process of its own, to be killed."
 
+import threading
+
 import torch
+from tqdm.auto import tqdm
 
 from blood_unet.core import sha256_arrays
 from blood_unet.data import phantom
@@ -10,6 +13,8 @@ from blood_unet.model import BloodUNet
 from blood_unet.images import to_tensor
 from blood_unet.shapley import all_coalition_values
 from blood_unet.training import TrainingConfig, fit
+
+tqdm.set_lock(threading.RLock())  # tqdm's own is shared with forked processes: a killed one may hold it
 
 
 def train(folder, result, started=None):
