@@ -32,6 +32,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
+from tqdm.auto import tqdm
 
 from blood_unet import cli, explain, files, segment
 from blood_unet.core import LeftOutWarning, ParameterError
@@ -69,7 +70,7 @@ def nucleus_of(image):
     return image[..., 0] < 100
 
 
-def fake_segmentation(images, networks, device='auto', notes=None):
+def fake_segmentation(images, networks, device='auto', notes=None, reference=None):
     "Stands for `segment_images`."
     meet()
     images = [images] if isinstance(images, np.ndarray) else images
@@ -79,6 +80,7 @@ def fake_segmentation(images, networks, device='auto', notes=None):
         {'class': CLASSES[int(p.argmax())], 'nucleus_px': int(nucleus.sum()), 'warning': ''}
         | dict(zip(segment.COLUMNS[2:10], p))
         | dict(nucleus_fraction=float(nucleus.mean()), nc_ratio=1 / 3, nucleus_parts=1)
+        | dict(anomaly_score=2 / 7, anomaly_reason='none, drawn')
         for nucleus, p in zip(nuclei, chance)
     ]
     return segment.Segmentation(nuclei, nuclei, chance, pd.DataFrame(lines, columns=segment.COLUMNS[1:-1]))
@@ -713,6 +715,7 @@ def test_sequences_of_runs(sequence):
 
 def as_process(words, folder, where):
     "`blood-unet` in a process that was forked with the fakes in it; what it says lies in `folder`."
+    tqdm.set_lock(threading.RLock())  # tqdm's own is shared with forked processes: a killed one may hold it
     for stream in ('stdout', 'stderr'):
         setattr(sys, stream, open(folder / stream, 'w', encoding='utf-8'))
     os.chdir(where)
@@ -757,10 +760,12 @@ class Processes(World):
     def end(self, process, said, fault) -> tuple:
         "What came of a run in a word, and what it said."
         process.join(60)
+        hung = process.is_alive()
+        process.kill()
         out, text = (
             (said / name).read_text() if (said / name).exists() else '' for name in ('stdout', 'stderr')
         )
-        assert process.exitcode is not None and ('Traceback' not in text or 'KeyboardInterrupt' in text), text
+        assert not hung and ('Traceback' not in text or 'KeyboardInterrupt' in text), text
         if '.csv are in' in out:
             return 'done', None
         if 'blood-unet: ' in text:
