@@ -414,6 +414,12 @@ PROGRAMS = (
         ('seeds',),
     ),
     Program(
+        'anomaly.py',
+        'how well odd cells are found beside floors that know nothing: blasts of ALL-IDB2',
+        'seconds',
+        ('blasts',),
+    ),
+    Program(
         'reference.py',
         'makes the bundled reference: measurements of healthy cells of BloodMNIST',
         'a minute',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Images', 'Model', 'Device', 'Seed', 'Recursive', 'blood_unet', 'report', 'segment', 'show_oddest', 'reference',
-           'explain', 'scorecard', 'figures', 'book', 'show_left_out', 'main']
+           'explain', 'scorecard', 'anomaly', 'figures', 'book', 'show_left_out', 'main']
 
 # %% ../nbs/14_cli.ipynb #2d765f1f
 import signal
@@ -150,6 +150,18 @@ def scorecard(
 
     told = scorecard_files(images, out, masks, model, seed, device=device)
     print(told.to_string(index=False, float_format=lambda v: f'{v:.3f}'))
+
+
+@app.command()
+def anomaly(
+    protocol: Annotated[str, typer.Option(help='blasts: leukaemic blasts beside healthy cells of ALL-IDB2.')],
+    out: Annotated[str, typer.Option(help='Folder for PROTOCOL.json.')],
+    seed: Seed = 0,
+):
+    "How well odd cells are found, beside floors that know nothing: the protocols of chapter 10."
+    from blood_unet.anomaly import protocol_table, run_protocol
+
+    print(protocol_table(run_protocol(protocol, out, seed=seed)).round(3).to_string())
 
 
 @app.command()

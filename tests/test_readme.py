@@ -45,6 +45,16 @@ def test_what_the_readme_says_of_other_laboratories():
         assert place['row']['five']['high'] < 0.9 < home['five']['low']
 
 
+def test_what_the_readme_says_of_blasts():
+    "'The given blasts are found, but the colour of the slide alone gives them away.'"
+    found = BENCH['read_results']('blasts')
+    shown = (
+        f'(area under the ROC curve {found["ours"]["mean"]:.2f})',
+        f'gives them away ({found["slide"]["mean"]:.2f})',
+    )
+    assert all(words in README for words in shown), shown
+
+
 def test_what_the_page_of_measurements_says_of_them():
     text, read = (TOP / 'bench' / 'README.md').read_text(), BENCH['read_results']
     assert f"square of {read('laboratories')['recipe']['bccd_side']} px" in text
