@@ -415,9 +415,9 @@ PROGRAMS = (
     ),
     Program(
         'anomaly.py',
-        'how well odd cells are found beside floors that know nothing: blasts of ALL-IDB2',
-        'seconds',
-        ('blasts',),
+        'how well odd cells are found beside peers and floors: blasts of ALL-IDB2, classes never seen',
+        '`blasts` seconds; the others hours',
+        ('blasts', 'haematological', 'leave-one-out'),
     ),
     Program(
         'reference.py',

@@ -154,14 +154,13 @@ def scorecard(
 
 @app.command()
 def anomaly(
-    protocol: Annotated[str, typer.Option(help='blasts: leukaemic blasts beside healthy cells of ALL-IDB2.')],
-    out: Annotated[str, typer.Option(help='Folder for PROTOCOL.json.')],
-    seed: Seed = 0,
+    protocol: Annotated[str, typer.Option(help='blasts, haematological or leave-one-out.')],
+    out: Annotated[str, typer.Option(help='Folder for PROTOCOL.json, and for networks that are trained.')],
 ):
-    "How well odd cells are found, beside floors that know nothing: the protocols of chapter 10."
+    "How well odd cells are found, beside peers and floors that know nothing: the protocols of chapter 10."
     from blood_unet.anomaly import protocol_table, run_protocol
 
-    print(protocol_table(run_protocol(protocol, out, seed=seed)).round(3).to_string())
+    print(protocol_table(run_protocol(protocol, out)).round(3).to_string())
 
 
 @app.command()

@@ -158,6 +158,10 @@ class Answers(NamedTuple):
     views: np.ndarray
     masks: np.ndarray
 
+    def pick(self, which) -> 'Answers':
+        "Those about some of the images: positions, or a bool mask (N,)."
+        return Answers(*(answer[which] for answer in self))
+
 
 def _pooled(model, x):
     "Features, levels and logits of one batch (N, 3, H, W)"
