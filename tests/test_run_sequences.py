@@ -739,8 +739,11 @@ class Processes(World):
             with_fault = [(fault.left, fault, one) for fault, one in zip(faults, started) if fault]
             for when, fault, process in sorted(with_fault, key=lambda one: one[0]):
                 time.sleep(max(0, begin + 0.005 * when - time.monotonic()))
-                fault.struck = process.is_alive()
-                os.kill(process.pid, self.SIGNALS.get(fault.kind, signal.SIGTERM))  # not yet waited for
+                fault.struck = (
+                    process.is_alive()
+                )  # asking also collects one that has ended: its number is free
+                if fault.struck:
+                    os.kill(process.pid, self.SIGNALS.get(fault.kind, signal.SIGTERM))
                 fault.kind, fault.litters = 'after', True  # also a signal may come between any two steps
             return [self.end(*one) for one in zip(started, said, faults)]
 
