@@ -11,6 +11,7 @@ __all__ = ['MEASUREMENTS', 'NAMES', 'ASPECTS', 'FARTHEST', 'LEAST', 'FORMAT', 'J
 # %% ../nbs/02d_reference.ipynb #02d00003
 import functools
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -116,7 +117,9 @@ def deviations(values, healthy):
     The spread is that of the upper and of the lower tenth, apart, as standard deviations of a normal
     distribution; cut at `FARTHEST`. NaN stays NaN.
     """
-    low, middle, high = np.nanquantile(healthy, [0.1, 0.5, 0.9], axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', RuntimeWarning)  # of a measurement that no healthy cell has: NaN
+        low, middle, high = np.nanquantile(healthy, [0.1, 0.5, 0.9], axis=0)
     least = 1e-3 * np.abs(middle) + 1e-6
     spread = np.where(values > middle, high - middle, middle - low) / 1.2816
     return np.clip((values - middle) / np.maximum(spread, least), -FARTHEST, FARTHEST)

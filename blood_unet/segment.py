@@ -443,7 +443,7 @@ def reference_files(
         if chosen := _healthy_batch(batch, networks, device, seen, left_out):
             values.append(haematological_measurements(*map(list, zip(*chosen))).to_numpy())
             looks.append(picture_look([image for image, _, _ in chosen]))
-    if len(files) == len(left_out) or not values:
+    if not values:
         got = f'{len(files)} pictures without a whole single white cell ({_first(left_out)})'
         raise DataError(got, f'{LEAST} healthy cells at least', 'bring pictures of one healthy cell each')
     values, look = np.concatenate(values), Look(*(np.concatenate(part) for part in zip(*looks)))
