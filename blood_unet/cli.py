@@ -78,9 +78,10 @@ def segment(
 def show_oddest(table, most: int = 10):
     "Print the oddest cells first, each with its reason, and how many healthy ones would look as odd."
     judged = table[table.anomaly_p.notna()].sort_values('anomaly_score', ascending=False)
+    print('The oddest first:')
     for row in judged.head(most).itertuples():
         but = f' (but: {row.warning})' if row.warning else ''
-        print(f'odd (p {row.anomaly_p:.3f}): {row.file}: {row.anomaly_reason}{but}')
+        print(f'p {row.anomaly_p:.3f}: {row.file}: {row.anomaly_reason}{but}')
     flagged, n = (judged.anomaly_p <= 0.1).sum(), len(judged)
     print(f'{flagged} of {n} cells have a p of .1 or less; of {n} healthy ones about {n / 10:.0f} would')
 

@@ -87,7 +87,7 @@ def test_a_reference_by_command_and_python(picture, tmp_path):
         found = segment_images([read_image(picture)], device='cpu', reference=given).table
         assert [found[column][0] for column in JUDGED] == [row[column] for column in JUDGED]
     assert 1 / (len(reference) + 1) - 1e-6 <= row.anomaly_p <= 1
-    assert f'odd (p {row.anomaly_p:.3f}): {picture}: {row.anomaly_reason}' in said
+    assert f'\np {row.anomaly_p:.3f}: {picture}: {row.anomaly_reason}' in said
 
 
 @pytest.mark.parametrize('target', ['class', 'basophil'])
