@@ -216,6 +216,12 @@ class Reference:
     def __len__(self):
         return len(self.values)
 
+    @property
+    def smallest_p(self) -> str:
+        "The smallest p-value that so many cells allow, in words."
+        n = len(self) + 1
+        return f'the smallest p-value that they allow is 1/{n} = {1 / n:.3f}'
+
     def kind(self, group):
         "The measurements of its cells of one kind, a whole number; of all where it has fewer than `LEAST`."
         own = self.groups == group

@@ -6,7 +6,7 @@
 __all__ = ['STAINED', 'TOUCHING', 'ENOUGH', 'FEW', 'COLUMNS', 'KINDS', 'SPOILING', 'border_contact', 'DarkParts', 'dark_parts',
            'quality_warnings', 'combine_masks', 'recipe_mask', 'cell_masks', 'crop_box', 'second_look', 'Segmentation',
            'find_cells', 'segment_images', 'result_pictures', 'Segmented', 'segment_files', 'ReferenceMade',
-           'reference_files']
+           'reference_files', 'oddest_first']
 
 # %% ../nbs/03c_segment.ipynb #b8f7a5c4
 from pathlib import Path
@@ -478,3 +478,18 @@ def _reference_path(out) -> Path:
             raise ParameterError(got, 'a new file, or an earlier reference', remedy) from e
     writable_folder(out.absolute().parent)
     return out
+
+# %% ../nbs/03c_segment.ipynb #03c0ref6
+def oddest_first(table, most: int = 10) -> str:
+    """The oddest cells of a table of `segment_files`, in lines for a person: p, file, reason, warning.
+
+    And how many have a p of .1 or less, beside how many healthy ones would.
+    """
+    judged = table[table.anomaly_p.notna()].sort_values('anomaly_score', ascending=False)
+    lines = ['The oddest first:']
+    for row in judged.head(most).itertuples():
+        but = f' (but: {row.warning})' if row.warning else ''
+        lines.append(f'p {row.anomaly_p:.3f}: {row.file}: {row.anomaly_reason}{but}')
+    flagged, n = (judged.anomaly_p <= 0.1).sum(), len(judged)
+    usual = f'of {n} healthy ones about {n / 10:.0f} would'
+    return '\n'.join([*lines, f'{flagged} of {n} cells have a p of .1 or less; {usual}'])
