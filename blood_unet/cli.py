@@ -143,11 +143,13 @@ def scorecard(
 def anomaly(
     protocol: Annotated[str, typer.Option(help='blasts, haematological or leave-one-out.')],
     out: Annotated[str, typer.Option(help='Folder for PROTOCOL.json, and for networks that are trained.')],
+    dataset: Annotated[str, typer.Option(help='Whose classes are held out; else bloodmnist.')] = None,
+    trial: Annotated[bool, typer.Option(help='With a few cells: to see that all is there.')] = False,
 ):
     "How well odd cells are found, beside peers and floors that know nothing: the protocols of chapter 10."
     from blood_unet.anomaly import protocol_table, run_protocol
 
-    print(protocol_table(run_protocol(protocol, out)).round(3).to_string())
+    print(protocol_table(run_protocol(protocol, out, None, dataset, trial)).round(3).to_string())
 
 
 @app.command()

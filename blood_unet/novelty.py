@@ -62,7 +62,11 @@ def disagreement(known: Known, asked: Answers):
 
 # %% ../nbs/10b_novelty.ipynb #10n00008
 def _shrunk_inverse(spread):
-    "Inverse of a covariance matrix, with a ten-thousandth of its mean variance added to the diagonal"
+    """Inverse of a covariance matrix, with a ten-thousandth of its mean variance added to the diagonal; zeros
+    where nothing varies, as for the masks of a network that draws none: no cell differs there from another
+    """
+    if not spread.any():
+        return np.zeros_like(spread)
     return np.linalg.inv(spread + 1e-4 * np.trace(spread) / len(spread) * np.eye(len(spread)))
 
 

@@ -1,11 +1,12 @@
-"A small training, and a small global explanation, that a test starts in a process of its own, to be killed."
+"A small training, explanation and protocol, that a test starts in a process of its own, to be killed."
 
 import threading
 
 import torch
 from tqdm.auto import tqdm
 
-from blood_unet.core import sha256_arrays
+from blood_unet.anomaly import run_protocol
+from blood_unet.core import sha256_arrays, sha256_file
 from blood_unet.data import phantom
 from blood_unet.targets import HardDice
 from blood_unet.coalitions import cell_parts, make_game
@@ -53,3 +54,15 @@ def explain(folder, result, started=None):
         game, model, HardDice(torch.from_numpy(cells.nucleus)), folder, chunk=2, progress=False
     )
     result.put(sha256_arrays(values))
+
+
+def protocol(folder, result, started=None):
+    """Hold two classes of phantom cells out with networks in `folder`, from those that are there, and put the
+    SHA-256 of the results file on the queue `result`.
+    """
+    torch.set_num_threads(1)
+    if started is not None:
+        started.set()
+    few = dict(limit=64, kinds=('blood-unet',), device='cpu', progress=False)
+    run_protocol('haematological', folder, dataset='phantom', trial=True, **few)
+    result.put(sha256_file(folder / 'haematological.json'))

@@ -1,5 +1,5 @@
-"""A training, or a global explanation, that is killed (SIGKILL) at any moment goes on to the bits of one that
-was not.
+"""A training, an explanation or a protocol that is killed (SIGKILL) at any moment goes on to the bits of one
+that was not.
 """
 
 import json
@@ -80,3 +80,16 @@ def test_killed_and_resumed_explanation(moment, calm_explanation, tmp_path):
     print(f'killed at {share:.0%} of the run, after {len(chunks)} whole chunks, alive: {killed_alive}')
     assert run(tmp_path, killable.explain)[0] == digest
     assert not [p for p in tmp_path.rglob('.*')], 'an unfinished file was left behind'
+
+
+def test_a_protocol_killed_five_times(tmp_path):
+    digest, seconds = run(tmp_path / 'calm', killable.protocol)
+    home, alive = tmp_path / 'killed', []
+    for _ in range(5):  # each time it goes on from the networks that are there
+        alive.append(kill_after(home, random.uniform(0.2, 0.5) * seconds, killable.protocol))
+        kept = [path.parent.name for path in home.rglob('scores.npz')]
+        print(f'alive when killed: {alive[-1]}, whole networks: {len(kept)}')
+        assert alive[-1] or (home / 'haematological.json').exists()
+    assert alive[0] and alive[1]
+    assert run(home, killable.protocol)[0] == digest
+    assert not [p for p in home.rglob('.*')], 'an unfinished file was left behind'
