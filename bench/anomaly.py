@@ -21,6 +21,8 @@ def main(protocol: str = 'blasts', size: int = 28, seeds: int = 3, kinds: str = 
     top, asked = Path(__file__).parent, {}
     if protocol != 'blasts':
         asked = dict(size=size, seeds=seeds, kinds=tuple(kinds.split(',')))
+    if protocol == 'haematological' and size == 28:
+        asked['controls'] = ('labels', 'masks')
     if size != 28:
         asked['chosen'] = read_results(protocol)['groups'][0]['chosen']
     networks = top.parent / 'data' / 'anomaly' / 'networks'

@@ -337,6 +337,7 @@ def group_result(
     choosing_epochs: int = 5,
     kinds: tuple = KINDS,  # of networks; without 'resnet-18' the peers have our features alone
     chosen: dict = None,  # the rule, where it is known: `ours` and `peer` as in the result
+    controls: tuple = (),  # what is dealt out anew for a control network: 'labels', 'masks'
     device: str = 'auto',
     draws: int = 1000,
 ) -> dict:
@@ -345,7 +346,8 @@ def group_result(
     `ours`: of our score, chosen on other classes; `peer`: of the field's detector, chosen likewise, on our
     features or on ResNet-18's, whichever was better there; each with AUROC and interval, AUPR, FPR at 95 %
     TPR; `minus_peer`: the paired difference of AUROC; `each`: AUROC of every score; `floor`: of pixels alone;
-    `false_alarms`: of ours on known test images, by known validation images.
+    `controls`: of our score from a network that learnt nonsense, and with the test cells' classes dealt out
+    anew; `false_alarms`: of ours on known test images, by known validation images.
     """
     odd, usual = (np.isin(splits[s].labels, [CLASSES.index(n) for n in group]) for s in ('test', 'val'))
     tables, names = {}, {}
@@ -361,6 +363,14 @@ def group_result(
     known = ~np.isin(splits['train'].labels, [CLASSES.index(n) for n in group])
     floor = pixel_floor(splits['train'].images[known], splits['test'].images)
     each = {name: table.mean(0) for (split, name), table in tables.items() if split == 'test'}
+    nonsense = {
+        f'shuffled {what}': network_scores(replace(plan, shuffled=what), splits, folder, device)
+        for what in controls
+    }
+    rng = np.random.default_rng(0)
+    blind = dict(classes=np.mean([auroc(rng.permutation(odd), ours.mean(0)) for _ in range(200)]))
+    short = chosen['ours'].removeprefix('blood-unet: ')
+    blind |= {name: auroc(odd, scores['test', short]) for name, scores in nonsense.items()}
     return dict(
         group=list(group),
         chosen=chosen,
@@ -370,6 +380,7 @@ def group_result(
         minus_peer=crossed_detection(odd, ours, peer, draws=draws),
         each={name: round(float(auroc(odd, score)), 4) for name, score in each.items()},
         floor=round(float(auroc(odd, floor)), 4),
+        controls={name: round(float(area), 4) for name, area in blind.items()},
         false_alarms=false_alarms(calibration, ours.mean(0)[~odd]),
     )
 
@@ -382,6 +393,7 @@ def protocol_plans(
     choosing_epochs: int = 5,
     kinds: tuple = KINDS,
     chosen: dict = None,
+    controls: tuple = (),
 ) -> list:
     """Every `NetworkPlan` that a protocol asks, once: those of the groups, and those its rule is chosen on.
 
@@ -392,6 +404,8 @@ def protocol_plans(
         for group in groups:
             own = [NetworkPlan(kind, size, group, seed, epochs) for seed in range(seeds)]
             found += own + (choosing_plans(own[0], choosing_epochs) if chosen is None else [])
+            if kind == 'blood-unet':
+                found += [replace(own[0], shuffled=what) for what in controls]
     return list(dict.fromkeys(found))
 
 
