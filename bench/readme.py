@@ -420,6 +420,12 @@ PROGRAMS = (
         ('blasts', 'haematological', 'leave-one-out'),
     ),
     Program(
+        'odd_parts.py',
+        'one part of a healthy cell changed: how often the score sees it, and names the part',
+        'half an hour or so',
+        ('odd_parts',),
+    ),
+    Program(
         'reference.py',
         'makes the bundled reference: measurements of healthy cells of BloodMNIST',
         'a minute',

@@ -29,7 +29,15 @@ from .metrics import auroc
 from .novelty import Known, all_scores, class_distance, normal_quantiles, peer_scores, pixel_floor
 from .predict import load_networks
 from .preprocessing import add_masks
-from .reference import LEAST, conformal_p, haematological_measurements, left_out_oddness, oddness
+from blood_unet.reference import (
+    ADDED,
+    LEAST,
+    NAMES,
+    conformal_p,
+    haematological_measurements,
+    left_out_oddness,
+    oddness,
+)
 from .segment import find_cells
 
 # %% ../nbs/10c_anomaly.ipynb #10b00007
@@ -161,7 +169,7 @@ def crude_scores(images, odd, blocks, folds: int = 5):
 def measured_cells(cells: Cells, model='auto', device: str = 'auto'):
     "`haematological_measurements` (n, M) of cells, on the masks that `segment_images` gives them."
     masks, _, _ = find_cells(list(cells.images), load_networks(model, device), device)
-    return haematological_measurements(cells.images, *zip(*masks)).to_numpy()
+    return haematological_measurements(cells.images, *zip(*masks)).to_numpy(copy=True)
 
 
 def reference_protocol(
@@ -441,10 +449,17 @@ def held_out_protocol(
 
 # %% ../nbs/10c_anomaly.ipynb #10b00019
 def blasts_protocol(splits: int = 200, seed: int = 0, draws: int = 2000) -> dict:
-    "`reference_protocol` on ALL-IDB2: blasts beside healthy cells. `DataError` where it is not here."
+    """`reference_protocol` on ALL-IDB2: blasts beside healthy cells. `DataError` where it is not here.
+
+    `eight`: `ours` and `flagged` without the measurements that were `ADDED` later.
+    """
     cells = load_expert('all_idb2')
     odd = cells.labels == cells.classes.index('leukaemic blast')
-    found = reference_protocol(cells, odd, splits=splits, seed=seed, draws=draws)
+    values, how = measured_cells(cells), dict(splits=splits, seed=seed, draws=draws)
+    found = reference_protocol(cells, odd, values, **how)
+    values[:, [NAMES.index(name) for name in ADDED]] = np.nan
+    eight = reference_protocol(cells, odd, values, **how)
+    found['eight'] = eight['ours'] | dict(flagged=eight['flagged'])
     about = dict(protocol='blasts', data=cells.digest, splits=splits, seed=seed, versions=versions())
     return about | found
 
