@@ -12,6 +12,7 @@ import numpy as np
 
 from blood_unet.files import atomic_path, read_results
 from blood_unet.model import BUNDLED
+from blood_unet.shift import corruption_table
 
 TOP = Path(__file__).parent.parent
 HOME, PAGE = TOP / 'README.md', TOP / 'bench' / 'README.md'
@@ -187,6 +188,45 @@ def confusions(found) -> str:
             ranked = sorted(answers.items(), key=lambda item: (-item[1], item[0]))
             rows.append([PLACES[place], name, str(n), ', '.join(f'{k} {v}' for k, v in ranked)])
     return markdown(['set', 'class', 'cells', 'called'], rows)
+
+
+# bench/README.md: what corruptions and other laboratories do
+
+
+SHOWN = dict(
+    accuracy='right class',
+    balanced_accuracy='balanced',
+    nucleus='nucleus, Dice',
+    cell='cell, Dice',
+    heat_map='heat map, correlation',
+    odder='odder than itself',
+    flagged='p of .1 or less',
+    warned='with a warning',
+    wrong_without_warning='wrong, no warning',
+)
+
+
+def shifts() -> str:
+    "What a corruption does, each cell beside itself, and what another laboratory is, as Markdown."
+    found, elsewhere = read_results('corruptions'), read_results('laboratories_anomaly')
+    table = corruption_table(found)
+    rows = [[name, *(f'{row[k]:.3f}' for k in SHOWN)] for name, row in table.iterrows()]
+    changed = markdown([f"n = {found['n']}, mean of the severities", *SHOWN.values()], rows)
+    rows = [
+        [SETS[name], f"{row['n']}", *(say(row[k]) for k in ('home', 'auroc', 'own', 'warned'))]
+        for name, row in elsewhere['laboratories'].items()
+    ]
+    home = elsewhere['bloodmnist']
+    rows.insert(0, ['BloodMNIST test', f"{home['n']}", say(home), '-', '-', '-'])
+    head = [
+        'healthy cells of',
+        'n',
+        "flagged beside BloodMNIST's",
+        "AUROC against BloodMNIST's",
+        'flagged beside their own',
+        'with a warning',
+    ]
+    return f'{changed}\n\n{markdown(head, rows)}\n'
 
 
 # bench/README.md: explanations
@@ -420,6 +460,18 @@ PROGRAMS = (
         ('blasts', 'haematological', 'leave-one-out'),
     ),
     Program(
+        'shift.py',
+        'each cell beside itself under the corruptions of MedMNIST-C; healthy cells of other laboratories',
+        '`corruptions` a quarter of an hour; `laboratories` minutes',
+        ('corruptions', 'laboratories_anomaly'),
+    ),
+    Program(
+        'classification.py',
+        'the class: accuracy, calibration, conformal sets, error under corruption, beside peers',
+        'a quarter of an hour; with `--train` hours',
+        ('classification',),
+    ),
+    Program(
         'reference.py',
         'makes the bundled reference: measurements of healthy cells of BloodMNIST',
         'a minute',
@@ -577,6 +629,7 @@ TABLES = (
     (PAGE, 'scripts', scripts),
     (PAGE, 'results', results),
     (PAGE, 'laboratories', laboratories),
+    (PAGE, 'shifts', shifts),
     (PAGE, 'explanations', explanations),
     (PAGE, 'models', foreign),
 )
