@@ -190,7 +190,67 @@ def confusions(found) -> str:
     return markdown(['set', 'class', 'cells', 'called'], rows)
 
 
-# bench/README.md: what corruptions and other laboratories do
+# bench/README.md: how far the class can be trusted, and what corruptions and other laboratories do
+
+
+def classification() -> str:
+    "Accuracy, calibration, conformal sets, what was missed, and error under corruption, as Markdown."
+    found = read_results('classification')
+    rows = [
+        [
+            name,
+            say(row['accuracy']),
+            f"{row['balanced_accuracy']:.3f}",
+            f"{row['medmnist_auc']:.4f}",
+            f"{row['brier']:.4f}; {row['nll']:.4f}",
+            f"{row['ece']:.4f} ({row['ece_null']['mean']:.4f}, {row['ece_null']['high']:.4f})",
+            f"{row['at_temperature']['ece']:.4f} ({row['temperature']:.2f})",
+            *(
+                f"{row['sets'][c]['coverage']['mean']:.3f}; {row['sets'][c]['size']:.2f}"
+                for c in ('0.9', '0.95')
+            ),
+        ]
+        for name, row in found['rows'].items()
+    ]
+    head = [
+        f"network (n = {found['n']['test']:,})",
+        'accuracy',
+        'balanced',
+        'AUC',
+        'Brier; NLL',
+        'ECE (of a perfect one, 95 of 100)',
+        'at temperature',
+        'coverage at .9; names',
+        'at .95; names',
+    ]
+    return f'{markdown(head, rows)}\n\n{goals(found)}\n\n{corrupted_errors(found)}\n'
+
+
+def goals(found) -> str:
+    "What was aimed at and what was reached, in a sentence; and what is not measured yet."
+    said = []
+    for name, row in found['goals'].items():
+        reached = row['reached']
+        done = (
+            'not measured'
+            if reached is None
+            else f"{reached:.4f}, {'reached' if reached >= row['goal'] else 'missed'}"
+        )
+        said.append(f"{name} {row['goal']:.3f}: {done}")
+    waiting = ', '.join(found['not_measured']) or 'nothing'
+    return f"Aimed at: {'; '.join(said)}. Not measured yet: {waiting}."
+
+
+def corrupted_errors(found) -> str:
+    "Balanced error of one view by corruption, a column each network, as Markdown."
+    who = list(found['corrupted'])
+    names = list(found['corrupted'][who[0]]['by_severity'])
+    rows = [
+        [name, *(f"{np.mean(found['corrupted'][w]['by_severity'][name]):.3f}" for w in who)] for name in names
+    ]
+    rows.append(['mean of all corruptions', *(f"{found['corrupted'][w]['mean']:.3f}" for w in who)])
+    n = found['corrupted'][who[0]]['n']
+    return markdown([f'balanced error of one view, mean of five severities (n = {n})', *who], rows)
 
 
 SHOWN = dict(
@@ -629,6 +689,7 @@ TABLES = (
     (PAGE, 'scripts', scripts),
     (PAGE, 'results', results),
     (PAGE, 'laboratories', laboratories),
+    (PAGE, 'classification', classification),
     (PAGE, 'shifts', shifts),
     (PAGE, 'explanations', explanations),
     (PAGE, 'models', foreign),
