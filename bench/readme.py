@@ -12,6 +12,7 @@ import numpy as np
 
 from blood_unet.files import atomic_path, read_results
 from blood_unet.model import BUNDLED
+from blood_unet.shift import corruption_table
 
 TOP = Path(__file__).parent.parent
 HOME, PAGE = TOP / 'README.md', TOP / 'bench' / 'README.md'
@@ -187,6 +188,105 @@ def confusions(found) -> str:
             ranked = sorted(answers.items(), key=lambda item: (-item[1], item[0]))
             rows.append([PLACES[place], name, str(n), ', '.join(f'{k} {v}' for k, v in ranked)])
     return markdown(['set', 'class', 'cells', 'called'], rows)
+
+
+# bench/README.md: how far the class can be trusted, and what corruptions and other laboratories do
+
+
+def classification() -> str:
+    "Accuracy, calibration, conformal sets, what was missed, and error under corruption, as Markdown."
+    found = read_results('classification')
+    rows = [
+        [
+            name,
+            say(row['accuracy']),
+            f"{row['balanced_accuracy']:.3f}",
+            f"{row['medmnist_auc']:.4f}",
+            f"{row['brier']:.4f}; {row['nll']:.4f}",
+            f"{row['ece']:.4f} ({row['ece_null']['mean']:.4f}, {row['ece_null']['high']:.4f})",
+            f"{row['at_temperature']['ece']:.4f} ({row['temperature']:.2f})",
+            *(
+                f"{row['sets'][c]['coverage']['mean']:.3f}; {row['sets'][c]['size']:.2f}"
+                for c in ('0.9', '0.95')
+            ),
+        ]
+        for name, row in found['rows'].items()
+    ]
+    head = [
+        f"network (n = {found['n']['test']:,})",
+        'accuracy',
+        'balanced',
+        'AUC',
+        'Brier; NLL',
+        'ECE (of a perfect one, 95 of 100)',
+        'at temperature',
+        'coverage at .9; names',
+        'at .95; names',
+    ]
+    return f'{markdown(head, rows)}\n\n{goals(found)}\n\n{corrupted_errors(found)}\n'
+
+
+def goals(found) -> str:
+    "What was aimed at and what was reached, in a sentence; and what is not measured yet."
+    said = []
+    for name, row in found['goals'].items():
+        reached = row['reached']
+        done = (
+            'not measured'
+            if reached is None
+            else f"{reached:.4f}, {'reached' if reached >= row['goal'] else 'missed'}"
+        )
+        said.append(f"{name} {row['goal']:.3f}: {done}")
+    waiting = ', '.join(found['not_measured']) or 'nothing'
+    return f"Aimed at: {'; '.join(said)}. Not measured yet: {waiting}."
+
+
+def corrupted_errors(found) -> str:
+    "Balanced error of one view by corruption, a column each network, as Markdown."
+    who = list(found['corrupted'])
+    names = list(found['corrupted'][who[0]]['by_severity'])
+    rows = [
+        [name, *(f"{np.mean(found['corrupted'][w]['by_severity'][name]):.3f}" for w in who)] for name in names
+    ]
+    rows.append(['mean of all corruptions', *(f"{found['corrupted'][w]['mean']:.3f}" for w in who)])
+    n = found['corrupted'][who[0]]['n']
+    return markdown([f'balanced error of one view, mean of five severities (n = {n})', *who], rows)
+
+
+SHOWN = dict(
+    accuracy='right class',
+    balanced_accuracy='balanced',
+    nucleus='nucleus, Dice',
+    cell='cell, Dice',
+    heat_map='heat map, correlation',
+    odder='odder than itself',
+    flagged='p of .1 or less',
+    warned='with a warning',
+    wrong_without_warning='wrong, no warning',
+)
+
+
+def shifts() -> str:
+    "What a corruption does, each cell beside itself, and what another laboratory is, as Markdown."
+    found, elsewhere = read_results('corruptions'), read_results('laboratories_anomaly')
+    table = corruption_table(found)
+    rows = [[name, *(f'{row[k]:.3f}' for k in SHOWN)] for name, row in table.iterrows()]
+    changed = markdown([f"n = {found['n']}, mean of the severities", *SHOWN.values()], rows)
+    rows = [
+        [SETS[name], f"{row['n']}", *(say(row[k]) for k in ('home', 'auroc', 'own', 'warned'))]
+        for name, row in elsewhere['laboratories'].items()
+    ]
+    home = elsewhere['bloodmnist']
+    rows.insert(0, ['BloodMNIST test', f"{home['n']}", say(home), '-', '-', '-'])
+    head = [
+        'healthy cells of',
+        'n',
+        "flagged beside BloodMNIST's",
+        "AUROC against BloodMNIST's",
+        'flagged beside their own',
+        'with a warning',
+    ]
+    return f'{changed}\n\n{markdown(head, rows)}\n'
 
 
 # bench/README.md: explanations
@@ -426,6 +526,18 @@ PROGRAMS = (
         ('odd_parts',),
     ),
     Program(
+        'shift.py',
+        'each cell beside itself under the corruptions of MedMNIST-C; healthy cells of other laboratories',
+        '`corruptions` a quarter of an hour; `laboratories` minutes',
+        ('corruptions', 'laboratories_anomaly'),
+    ),
+    Program(
+        'classification.py',
+        'the class: accuracy, calibration, conformal sets, error under corruption, beside peers',
+        'a quarter of an hour; with `--train` hours',
+        ('classification',),
+    ),
+    Program(
         'reference.py',
         'makes the bundled reference: measurements of healthy cells of BloodMNIST',
         'a minute',
@@ -583,6 +695,8 @@ TABLES = (
     (PAGE, 'scripts', scripts),
     (PAGE, 'results', results),
     (PAGE, 'laboratories', laboratories),
+    (PAGE, 'classification', classification),
+    (PAGE, 'shifts', shifts),
     (PAGE, 'explanations', explanations),
     (PAGE, 'models', foreign),
 )
