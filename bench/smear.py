@@ -8,6 +8,7 @@ BloodMNIST (bloodmnist_frames_jpeg.zip, made from Acevedo et al. 2020, 115 px at
 """
 
 import io
+import json
 import time
 import zipfile
 from collections import Counter
@@ -23,8 +24,8 @@ from blood_unet.files import write_json
 from blood_unet.images import read_image, resize
 from blood_unet.smear import locate
 
-SETS = dict(native='native', jiangxi='wbc/jiangxi/images', cellavision='wbc/cellavision/images')
-SETS |= dict(all_idb2='all_idb2/images')
+SETS = dict(native='native', cellavision='wbc/cellavision/images')
+SETS |= dict(all_idb2='all_idb2/images', jiangxi='wbc/jiangxi/images')
 # Isolated red cells of BCCD: number of the field, diameter in px of the disc of equal area. Otsu's threshold
 # on green about the box, holes filled; of 56 outlines, all looked at, 16 were left out: folded or notched.
 BY_HAND = [
@@ -77,8 +78,8 @@ def pictures(folder, offset=1):
     return [(path.name, read_image(path)) for path in files[offset::2]]
 
 
-def frames(offset=1, every=40):
-    "Whole source pictures of BloodMNIST, every 40th of the odd or even positions."
+def frames(offset=1, every=120):
+    "Whole source pictures of BloodMNIST, every 120th of the odd or even positions."
     with zipfile.ZipFile(find_data('bloodmnist_frames_jpeg.zip')) as z:
         names = sorted(name for name in z.namelist() if name.endswith('.jpg'))[offset::2][::every]
         return [(n, np.array(Image.open(io.BytesIO(z.read(n))).convert('RGB'))) for n in names]
@@ -139,13 +140,11 @@ def zoomed(image, scale):
 
 
 def same_scale() -> dict:
-    "How often a native white cell in another frame gets the scale that it gets alone, within 10 %"
+    "How often every second native white cell in another frame gets the scale that it gets alone, within 10 %"
     rng, named = np.random.default_rng(0), pictures('native')
     platelets = [image for name, image in named if name.startswith('PLATELET')]
-    rows = {}
-    for name, image in named:
-        if name.startswith('PLATELET'):
-            continue
+    rows, white = {}, [image for name, image in named if not name.startswith('PLATELET')]
+    for image in white[::2]:
         alone = locate(image).ruler.red_cell
         mirrored = [image[::-1], image[:, ::-1], image[::-1, ::-1]] * 3
         versions = {f'{z} times': (zoomed(image, z), z) for z in (0.3, 0.5, 2, 4)}
@@ -167,9 +166,8 @@ def same_scale() -> dict:
     }
 
 
-def home(offset) -> dict:
+def home(found) -> dict:
     "Medians over whole pictures of BloodMNIST: a red cell, and the colours of slide, red cells and nuclei"
-    found = [locate(image) for _, image in frames(offset)]
     found = [f for f in found if f.ruler.found == 'red cells']
     sizes = np.array([f.ruler.red_cell for f in found])
     rows = dict(n=len(found), red_cell=round(float(np.median(sizes)), 2))
@@ -193,28 +191,43 @@ def field_seconds(named) -> float:
     return round(float(np.median(taken)), 2)
 
 
+RESULT = Path(__file__).parent / 'results' / 'smear.json'
+
+
+def save(**parts):
+    "Put parts into the results, and show them"
+    old = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    for name, part in parts.items():
+        old[name] = old.get(name, {}) | part if isinstance(part, dict) else part
+    write_json(old, RESULT)
+    print(parts, flush=True)
+
+
+def measure_set(place, folder):
+    "Single-cell pictures of one set: the scale, and whether exactly the central cell is found"
+    named = pictures(folder)
+    found = [locate(image) for _, image in named]
+    right = [is_right(name, image, one) for (name, image), one in zip(named, found)]
+    wrong = [name for (name, _), r in zip(named, right) if not r]
+    single = dict(n=len(right), right=sum(right), wrong=wrong)
+    save(ruler={place: scale_row(found)}, single={place: single})
+
+
 def main(what: str = 'all'):
     if what == 'home':
-        print(home(0))
+        print(home([locate(image) for _, image in frames(0)]))
         return
     named = pictures('bccd/images')
     found = [locate(image) for _, image in named]
-    ruler, single = dict(bccd=scale_row(found)), {}
-    result = dict(fields=score_fields(named, found), seconds=field_seconds(named))
-    for place, folder in SETS.items():
-        named = pictures(folder)
-        found = [locate(image) for _, image in named]
-        ruler[place] = scale_row(found)
-        right = [is_right(name, image, one) for (name, image), one in zip(named, found)]
-        single[place] = dict(
-            n=len(right), right=sum(right), wrong=[n for (n, _), r in zip(named, right) if not r]
-        )
-    ruler['frames'] = scale_row([locate(image) for _, image in frames()])
     sizes = [d for _, d in BY_HAND]
     by_hand = dict(n=len(sizes), median=float(np.median(sizes)), spread=round(float(np.std(sizes)), 2))
-    result |= dict(ruler=ruler, single=single, by_hand=by_hand, same_scale=same_scale(), home=home(1))
-    write_json(result, Path(__file__).parent / 'results' / 'smear.json')
-    print(result)
+    save(fields=score_fields(named, found), ruler=dict(bccd=scale_row(found)), by_hand=by_hand)
+    save(seconds=field_seconds(named))
+    found = [locate(image) for _, image in frames()]
+    save(ruler=dict(frames=scale_row(found)), home=home(found))
+    for place, folder in SETS.items():
+        measure_set(place, folder)
+    save(same_scale=same_scale())
 
 
 if __name__ == '__main__':
