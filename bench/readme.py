@@ -543,6 +543,13 @@ PROGRAMS = (
         'a minute',
     ),
     Program(
+        'smear.py',
+        'white cells found in fields and single-cell pictures, the size of red cells, and what another'
+        ' magnification, margin or neighbourhood does to the scale',
+        'a quarter of an hour',
+        ('smear',),
+    ),
+    Program(
         'segment.py',
         '`blood-unet segment` against experts: network, recipe, and both, on each half of three sets',
         'minutes',
