@@ -18,9 +18,7 @@ from .files import read_results
 
 # %% ../nbs/10d_ledger.ipynb #10d00014
 class Claims(NamedTuple):
-    """The ledger as it was read: `file`, and the top of it, `rows`, `scopes`, `records`, `deviations`,
-    `judged_on`.
-    """
+    "The ledger as it was read: the file, and what stands at the top of it."
 
     file: Path
     rows: list
@@ -40,13 +38,12 @@ def _wrong(file, line, got, expected, remedy='correct it'):
 
 def _build(node, file, loader):
     "The value of a YAML node; mappings become `_Map`"
-    line = node.start_mark.line + 1
     if isinstance(node.value, str):
         return loader.construct_object(node)
     if node.id == 'sequence':
         return [_build(one, file, loader) for one in node.value]
     made = _Map()
-    made.line, made.lines = line, {}
+    made.line, made.lines = node.start_mark.line + 1, {}
     for key, value in node.value:
         at = key.start_mark.line + 1
         if key.value in made:
@@ -64,6 +61,8 @@ def _parse(file):
         node = yaml.compose(file.read_text(encoding='utf-8'))
     except yaml.MarkedYAMLError as e:
         raise _wrong(file, e.problem_mark.line + 1, e.problem, 'YAML') from e
+    if node is None:
+        raise _wrong(file, 1, 'an empty file', 'the ledger')
     return _build(node, file, yaml.SafeLoader(''))
 
 # %% ../nbs/10d_ledger.ipynb #10d00016
@@ -87,6 +86,19 @@ _KEYS = {  # what must be there, and what may be
 }
 
 
+_TYPES = {
+    list: 'rows deviations readings requires evidence path sets',
+    dict: 'scopes records judged_on counts tolerance',
+    bool: 'plain seen name',
+    int: 'need',
+    str: 'matches',
+}
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _check_keys(file, made, kind, line=1):
     must, may = (part.split() for part in _KEYS[kind])
     if not isinstance(made, dict):
@@ -94,6 +106,9 @@ def _check_keys(file, made, kind, line=1):
     for key in made:
         if key not in must + may:
             raise _wrong(file, made.lines[key], f'unknown key {key!r} of a {kind}', ', '.join(must + may))
+        wanted = next((one for one, keys in _TYPES.items() if key in keys.split()), object)
+        if not isinstance(made[key], wanted):
+            raise _wrong(file, made.lines[key], f'{key} {str(made[key])[:40]!r}', f'a {wanted.__name__}')
     for key in must:
         if key not in made:
             raise _wrong(file, made.line, f'a {kind} without {key!r}', ', '.join(must), f'write its {key}')
@@ -108,21 +123,18 @@ def _check_reading(file, reading):
         raise _wrong(file, reading.lines['judged'], f"judged {reading['judged']!r}", ', '.join(JUDGED))
     if how == ['untestable']:
         return
-    for key in ('measure', 'tolerance') + ('sample', 'control') * (how == ['missing'] or _measured(reading)):
+    run = any('results' in one or 'weights' in one for one in reading.get('evidence', [{'results': ''}]))
+    for key in ('measure', 'tolerance') + ('sample', 'control') * run:
         if key not in reading:
-            raise _wrong(
-                file, reading.line, f'a reading without {key!r}', f'its {key}', 'fix it before the run'
-            )
+            raise _wrong(file, reading.line, f'a reading without {key!r}', f'its {key}', 'fix it now')
     tolerance = reading['tolerance']
-    if not isinstance(tolerance, dict) or len(tolerance) != 1 or set(tolerance) - set(_TOLERANCES):
-        got = f'tolerance {tolerance!r}'
-        raise _wrong(file, reading.lines['tolerance'], got, 'one of ' + ', '.join(_TOLERANCES))
+    (how, bound), *more = tolerance.items() or [('', '')]
+    ends = bound if how == 'within' and isinstance(bound, list) else [bound]
+    if more or how not in _TOLERANCES or len(ends) != 1 + (how == 'within') or not all(map(_is_number, ends)):
+        got = f'tolerance {dict(tolerance)}'
+        raise _wrong(file, reading.lines['tolerance'], got, 'a number for above, below or is, two for within')
     if reading.get('scale', 'plain') not in SCALES:
         raise _wrong(file, reading.lines['scale'], reading['scale'], ', '.join(SCALES))
-
-
-def _measured(reading) -> bool:
-    return any('results' in one or 'weights' in one for one in reading['evidence'] if isinstance(one, dict))
 
 # %% ../nbs/10d_ledger.ipynb #10d00017
 def claims_file() -> Path:
@@ -143,11 +155,24 @@ def _check_row(file, row, claims):
     for key, known in (('judged', JUDGED), ('scope', claims['scopes'])):
         if row[key] not in known:
             raise _wrong(file, row.lines[key], f'{key} {row[key]!r}', ', '.join(known))
+    if not row['readings']:
+        raise _wrong(file, row.line, 'a row without readings', 'one or more')
     for reading in row['readings']:
         _check_reading(file, reading)
     plain = [reading for reading in row['readings'] if reading.get('plain')]
     if len(plain) != 1 and len(row['readings']) > 1:
         raise _wrong(file, row.line, f'{len(plain)} plain readings', 'one, as an ordinary reader reads it')
+
+
+def _check_records(file, records):
+    for name, one in records.items():
+        for count, value in one['counts'].items():
+            if not _is_number(value):
+                raise _wrong(file, one['counts'].lines[count], f'{count}: {value!r}', 'a number')
+        if ('sha256' in one) == ('unhashed' in one):
+            raise _wrong(
+                file, one.line, f'record {name!r}', 'sha256 of what was counted, or why none: unhashed'
+            )
 
 
 def read_claims(file=None) -> Claims:
@@ -161,11 +186,7 @@ def read_claims(file=None) -> Claims:
     for kind, found in (('scope', top['scopes']), ('record', top['records'])):
         for name, one in found.items():
             _check_keys(file, one, kind, found.lines[name])
-    for name, one in top['records'].items():
-        if ('sha256' in one) == ('unhashed' in one):
-            raise _wrong(
-                file, one.line, f'record {name!r}', 'sha256 of what was counted, or why none: unhashed'
-            )
+    _check_records(file, top['records'])
     for one in top['deviations']:
         _check_keys(file, one, 'deviation')
     seen = {}
@@ -264,7 +285,7 @@ def find_evidence(reading, claims) -> list:
         _check_keys(claims.file, one, kind, reading.lines['evidence'])
         try:
             found += _look_up(one, claims)
-        except (KeyError, IndexError, TypeError, ValueError, OSError) as e:
+        except (KeyError, IndexError, TypeError, ValueError, OSError, re.error) as e:
             raise _wrong(
                 claims.file,
                 one.line,
@@ -272,4 +293,8 @@ def find_evidence(reading, claims) -> list:
                 'a results file of bench/results, a key in it, and a number there',
                 'correct the path, or run what makes it',
             ) from e
+    if not 1 <= reading.get('need', 1) <= len(found):
+        raise _wrong(claims.file, reading.lines['need'], f"need {reading['need']}", f'1 to {len(found)}')
+    if 'is' in reading['tolerance'] and not all(one.exact for one in found):
+        raise _wrong(claims.file, reading.lines['tolerance'], 'is, for an interval', 'above, below or within')
     return found
