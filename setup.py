@@ -14,8 +14,8 @@ cfg = ini['DEFAULT']
 
 
 class BuildWithBook(build_py):
-    """`build_py` that also copies the book, without its outputs, and the measurements that it reads into the
-    package.
+    """`build_py` that also copies the book, without its outputs, the ledger of claims and the measurements that
+    they read into the package.
     """
 
     def run(self):
@@ -34,7 +34,8 @@ class BuildWithBook(build_py):
             (book / path.name).write_text(
                 json.dumps(nb, indent=1, ensure_ascii=False) + '\n', encoding='utf-8'
             )
-        self.copy_file(str(here / cfg['nbs_path'] / 'paper.yaml'), str(book / 'paper.yaml'))
+        for name in ('paper.yaml', 'claims.yaml'):
+            self.copy_file(str(here / cfg['nbs_path'] / name), str(book / name))
         self.mkpath(str(book / 'results'))
         for path in sorted((here / 'bench' / 'results').glob('*.json')):
             self.copy_file(str(path), str(book / 'results' / path.name))

@@ -655,6 +655,12 @@ PROGRAMS = (
         'nothing: fetches the public expert sets and writes down the checksums of their files',
         'minutes, and a network',
     ),
+    Program(
+        'figures.py',
+        'nothing: keeps the numbers of figures that the ledger of claims reads',
+        'seconds',
+        ('figures',),
+    ),
     Program('readme.py', 'nothing: writes the tables of this page and of the README', 'seconds'),
 )
 

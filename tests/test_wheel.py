@@ -62,9 +62,10 @@ def installed(wheel, tmp_path_factory):
 def test_what_is_in_the_wheel(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     book = {Path(name).name for name in names if name.startswith('blood_unet/book/')}
-    assert book == {path.name for path in (ROOT / 'nbs').glob('[0-9][0-9]*_*.ipynb')} | {'paper.yaml'} | {
-        path.name for path in (ROOT / 'bench' / 'results').glob('*.json')
-    }
+    assert book == {
+        path.name for path in [*(ROOT / 'nbs').glob('[0-9][0-9]*_*.ipynb'), *(ROOT / 'nbs').glob('*.yaml')]
+    } | {path.name for path in (ROOT / 'bench' / 'results').glob('*.json')}
+    assert {'paper.yaml', 'claims.yaml'} <= book
     assert {f'blood_unet/weights/{MODEL}/{name}' for name in ('config.json', 'model.safetensors')} <= set(
         names
     )
