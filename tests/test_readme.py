@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from blood_unet.claims import ledger
+
 TOP = Path(__file__).parent.parent
 README = (TOP / 'README.md').read_text()
 BENCH = runpy.run_path(str(TOP / 'bench' / 'readme.py'))
@@ -56,6 +58,17 @@ def test_what_the_readme_says_of_odd_cells():
         f'gives them away ({found["slide"]["mean"]:.2f})',
     )
     assert all(words in README for words in shown), shown
+
+
+def test_what_the_readme_says_of_the_claims():
+    rows = ledger()
+    rows = rows[~rows.name_only]
+    plain = rows.plain.value_counts()
+    said = f'[{len(rows)} statements, judged](nbs/11b_claims.ipynb)'
+    assert (
+        f"{said}: read plainly {plain['supported']} supported, {plain['contradicted']} contradicted."
+        in README
+    )
 
 
 def test_what_the_page_of_measurements_says_of_them():
