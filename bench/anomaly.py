@@ -12,21 +12,21 @@ from pathlib import Path
 
 import typer
 
-from blood_unet.anomaly import protocol_table, run_protocol
 from blood_unet.files import read_results
 from blood_unet.held_out import KINDS
+from blood_unet.protocols import protocol_table, run_protocol
 
 
 def main(protocol: str = 'blasts', size: int = 28, seeds: int = 3, kinds: str = ','.join(KINDS)):
     top, asked = Path(__file__).parent, {}
     if protocol != 'blasts':
-        asked = dict(size=size, seeds=seeds, kinds=tuple(kinds.split(',')))
+        networks = top.parent / 'data' / 'anomaly' / 'networks'
+        asked = dict(networks=networks, size=size, seeds=seeds, kinds=tuple(kinds.split(',')))
     if protocol == 'haematological' and size == 28:
         asked['controls'] = ('labels', 'masks')
     if size != 28:
         asked['chosen'] = read_results(protocol)['groups'][0]['chosen']
-    networks = top.parent / 'data' / 'anomaly' / 'networks'
-    found = run_protocol(protocol, top / 'results', networks, **asked)
+    found = run_protocol(protocol, top / 'results', **asked)
     print(protocol_table(found).round(3).to_string())
 
 

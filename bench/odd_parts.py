@@ -9,30 +9,18 @@ chosen on the even ones of them, and the odd ones report.
 
 from pathlib import Path
 
-import numpy as np
 import typer
 
-from blood_unet.core import check_choice
-from blood_unet.data import CLASSES, load_cells
 from blood_unet.files import write_json
-from blood_unet.planted import planted_protocol, planted_table
-
-LEFT_OUT = 'erythroblast', 'platelet'  # hardly any cytoplasm, and no nucleus
-HALVES = 'choose', 'report'
+from blood_unet.planted import planted_table
+from blood_unet.protocols import planted_by_class
 
 
 def main(half: str = 'report', each: int = 60):
-    check_choice(half, HALVES, 'half')
-    cells = load_cells('bloodmnist', 'val', 64)
-    kinds = [k for k, name in enumerate(CLASSES) if name not in LEFT_OUT]
-    places = [np.flatnonzero(cells.labels == k) for k in kinds]
-    home = cells.subset(np.concatenate([own[:each] for own in places]))
-    asked = np.concatenate([own[each : 2 * each][HALVES.index(half) :: 2] for own in places])
-    found = planted_protocol(home, cells.subset(asked))
+    found = planted_by_class(each=each, half=half)
     print(planted_table(found).round(3).to_string())
     if half == 'report':
-        about = dict(split='val', size=64, half=half, each=each, classes=[CLASSES[k] for k in kinds])
-        write_json(about | found, Path(__file__).parent / 'results' / 'odd_parts.json')
+        write_json(found, Path(__file__).parent / 'results' / 'odd_parts.json')
 
 
 if __name__ == '__main__':

@@ -141,15 +141,15 @@ def scorecard(
 
 @app.command()
 def anomaly(
-    protocol: Annotated[str, typer.Option(help='blasts, haematological or leave-one-out.')],
-    out: Annotated[str, typer.Option(help='Folder for PROTOCOL.json, and for networks that are trained.')],
-    dataset: Annotated[str, typer.Option(help='Whose classes are held out; else bloodmnist.')] = None,
+    protocol: Annotated[str, typer.Option(help='Which of them.')],
+    out: Annotated[str, typer.Option(help='Folder for the result, and what a stopped run goes on from.')],
+    dataset: Annotated[str, typer.Option(help='bloodmnist, phantom or a folder; else bloodmnist.')] = None,
     trial: Annotated[bool, typer.Option(help='With a few cells: to see that all is there.')] = False,
 ):
-    "How well odd cells are found, beside peers and floors that know nothing: the protocols of chapter 10."
-    from blood_unet.anomaly import protocol_table, run_protocol
+    "How well odd cells are found: blasts, haematological, leave-one-out, planted, corruptions, laboratories."
+    from blood_unet.protocols import protocol_table, run_protocol
 
-    print(protocol_table(run_protocol(protocol, out, None, dataset, trial)).round(3).to_string())
+    print(protocol_table(run_protocol(protocol, out, dataset, trial)).round(3).to_string())
 
 
 @app.command()

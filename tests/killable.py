@@ -5,12 +5,12 @@ import threading
 import torch
 from tqdm.auto import tqdm
 
-from blood_unet.anomaly import run_protocol
 from blood_unet.core import sha256_arrays, sha256_file
 from blood_unet.data import phantom
 from blood_unet.targets import HardDice
 from blood_unet.coalitions import cell_parts, make_game
 from blood_unet.model import BloodUNet
+from blood_unet.protocols import run_protocol
 from blood_unet.images import to_tensor
 from blood_unet.shapley import all_coalition_values
 from blood_unet.training import TrainingConfig, fit
