@@ -102,14 +102,14 @@ PROTOCOLS = {
         area_table,
         _FEW,
         'immature cells, of which the networks saw none',
-        'an hour, with ResNet-18 three',
+        'three hours',
     ),
     'leave-one-out': Protocol(
         partial(_held_out, SINGLY),
         area_table,
         _FEW,
         'each class in turn, of which the networks saw none',
-        'half a day, with ResNet-18 a day',
+        'most of a day',
     ),
     'planted': Protocol(
         planted_by_class,
