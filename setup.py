@@ -14,8 +14,8 @@ cfg = ini['DEFAULT']
 
 
 class BuildWithBook(build_py):
-    """`build_py` that also copies the book, without its outputs, the ledger of claims and the measurements that
-    they read into the package.
+    """`build_py` that also copies the book, without its outputs, the ledger of claims, and the measurements
+    that they read into the package.
     """
 
     def run(self):
