@@ -562,6 +562,13 @@ PROGRAMS = (
         ('laboratories',),
     ),
     Program(
+        'morphology.py',
+        'makes the second opinion by shape and texture; the class by it, by the network and by both, on three'
+        ' other laboratories',
+        'half an hour',
+        ('morphology',),
+    ),
+    Program(
         'adaptation.py',
         'the 64 px network trained on with the pictures of another laboratory: `adapt` without an expert,'
         ' `finetune` with experts, cross-validated',
