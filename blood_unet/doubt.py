@@ -234,28 +234,21 @@ AGREE = ('cut by the border', 'touching another cell', 'scale guessed')  # words
 AGREEING = 0.75  # share of the opinions
 
 
-CHANCE = dict(agreed=0.4, alone=0.6, young=0.45, foreign=0.4)  # least, of the class that is named
+CHANCE = dict(agreed=0.4, alone=0.6, young=0.45, foreign=0.35)  # least, of the class that is named
 
 
-def mean_opinion(opinions):
-    "The class chances (8,) of opinions (k, 8), averaged as logarithms; below a thousandth all are alike."
-    chances = np.exp(np.log(np.asarray(opinions, float) + 1e-3).mean(0))
+def mean_opinion(opinions, weights=None):
+    """The class chances (8,) of opinions (k, 8), averaged as logarithms; below a thousandth all are alike.
+
+    `weights` (k,): of the opinions, equal where left out.
+    """
+    chances = np.exp(np.average(np.log(np.asarray(opinions, float) + 1e-3), axis=0, weights=weights))
     return chances / chances.sum()
 
 
-def name_class(opinions, foreign: float = 0.0, network: int = 2) -> tuple:
-    """The position in `data.CLASSES` of the class that opinions (k, 8) name, and its chance, 0 to 1.
-
-    The first `network` of them are the network's, which alone names it where the stain is BloodMNIST's
-    (`foreign` up to 1); else it is the `mean_opinion` of all.
-    """
-    chances = mean_opinion(opinions[:network] if foreign <= 1 else opinions)
-    return int(chances.argmax()), float(chances.max())
-
-# %% ../nbs/02f_doubt.ipynb #02fd0024
-def _said(opinions):
-    "What each opinion names, in words"
-    return ', '.join(f'{CLASSES[one.argmax()]} {one.max():.2f}' for one in opinions)
+def _weights(k, network):
+    "In a foreign stain: none of the network but its last, of the mapped colours; the others twice"
+    return np.concatenate([np.zeros(network - 1), [1.0], np.full(k - network, 2.0)])
 
 
 def _checked(opinions, network):
@@ -269,6 +262,26 @@ def _checked(opinions, network):
     ):
         raise ParameterError('chances that do not sum to 1', 'rows of probabilities', 'apply the softmax')
     return opinions
+
+
+def name_class(opinions, foreign: float = 0.0, network: int = 2) -> tuple:
+    """The position in `data.CLASSES` of the class that opinions (k, 8) name, and its chance, 0 to 1.
+
+    The first `network` of them are the network's, the last of these of the square in BloodMNIST's colours.
+    They alone name it where the stain is BloodMNIST's (`foreign` up to 1); in a foreign stain that last one
+    counts once and each of the others, of shapes and textures, twice.
+    """
+    opinions = _checked(opinions, network)
+    if foreign <= 1:
+        chances = mean_opinion(opinions[:network])
+    else:
+        chances = mean_opinion(opinions, _weights(len(opinions), network))
+    return int(chances.argmax()), float(chances.max())
+
+# %% ../nbs/02f_doubt.ipynb #02fd0024
+def _said(opinions):
+    "What each opinion names, in words"
+    return ', '.join(f'{CLASSES[one.argmax()]} {one.max():.2f}' for one in opinions)
 
 
 def certainty(
@@ -285,8 +298,8 @@ def certainty(
     beside the network's, unless `TOGETHER` cells show that the stain is BloodMNIST's. Raises `ParameterError`
     on what are no probabilities.
     """
-    opinions = _checked(opinions, network)
     named, chance = name_class(opinions, foreign, network)
+    opinions = np.asarray(opinions, float)
     same, kind = opinions.argmax(1) == named, CLASSES[named]
     reasons = [word for word in words if word.startswith(ALONE)]
     if foreign > 1:
@@ -300,7 +313,7 @@ def certainty(
             reasons.append(f'shape and texture give {kind} only {beside:.2f}')
     asking = [word for word in words if word.startswith(AGREE)]
     if (foreign > 1 or asking) and same.mean() < AGREEING:
-        why = '; '.join([*asking, *['a foreign stain'] * (foreign > 1)])
+        why = '; '.join([*asking, 'a foreign stain'] if foreign > 1 else asking)
         reasons.append(f'{why}, and the opinions differ: {_said(opinions)}')
     if chance < least:
         reasons.append(f'{kind} has a chance of {chance:.2f}, and needs {least:.2f}')
