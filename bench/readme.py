@@ -550,6 +550,13 @@ PROGRAMS = (
         ('smear',),
     ),
     Program(
+        'doubt.py',
+        'which classes are called certain, and how many of these are wrong: at home, in three other'
+        ' laboratories, and in spoilt pictures',
+        '`cells` an hour; then minutes',
+        ('doubt',),
+    ),
+    Program(
         'segment.py',
         '`blood-unet segment` against experts: network, recipe, and both, on each half of three sets',
         'minutes',
