@@ -70,6 +70,22 @@ def _hue(density):
     return float(np.degrees(np.arctan2(across, up))), float(np.hypot(across, up))
 
 
+def _share(extreme, where):
+    "Share of the pixels in a mask of which two channels (H, W, 3) are extreme; NaN of an empty mask"
+    return float((extreme.sum(-1) >= 2)[where].mean()) if where.any() else np.nan
+
+
+def _at_side(image, nucleus, cell):
+    "The picture and its masks at `SIDE` px, the cell with its nucleus; what does not fit is refused"
+    image = check_images(image)[0]
+    if not np.shape(nucleus) == np.shape(cell) == image.shape[:2]:
+        got = f'masks of shape {np.shape(nucleus)} and {np.shape(cell)}'
+        raise ParameterError(got, f'bool {image.shape[:2]}', 'give the masks of this picture')
+    if image.shape[:2] != (SIDE, SIDE):
+        image, nucleus, cell = (resize(part, (SIDE, SIDE)) for part in (image, nucleus, cell))
+    return image, nucleus, cell | nucleus
+
+
 def measure_quality(image, nucleus, cell, background=None) -> Quality:
     """The `Quality` of a uint8 picture (H, W, 3) of one white cell at canonical scale, in its own colours.
 
@@ -78,14 +94,8 @@ def measure_quality(image, nucleus, cell, background=None) -> Quality:
     unknown. A nucleus of less than `LEAST` px gives way to the cell. Raises `ImageError` on what is no such
     picture, `ParameterError` on masks of another size.
     """
-    image = check_images(image)[0]
-    if not np.shape(nucleus) == np.shape(cell) == image.shape[:2]:
-        got = f'masks of shape {np.shape(nucleus)} and {np.shape(cell)}'
-        raise ParameterError(got, f'bool {image.shape[:2]}', 'give the masks of this picture')
-    fine = min(image.shape[:2]) >= SIDE
-    if image.shape[:2] != (SIDE, SIDE):
-        image, nucleus, cell = (resize(part, (SIDE, SIDE)) for part in (image, nucleus, cell))
-    cell = cell | nucleus
+    fine = min(np.shape(image)[:2]) >= SIDE
+    image, nucleus, cell = _at_side(image, nucleus, cell)
     slide = background_colour(image.astype(np.float32)).ravel() if background is None else background
     slide = np.asarray(slide, float)
     density = np.log(slide + 1) - np.log(image.astype(float) + 1)
@@ -93,11 +103,11 @@ def measure_quality(image, nucleus, cell, background=None) -> Quality:
     stained, rim = _median(density, inner), ndi.binary_dilation(inner, iterations=2) & ~inner
     far = ~ndi.binary_dilation(cell, iterations=3)
     beside = far & ndi.binary_erosion(density.mean(-1) > 0.08, iterations=2)
-    some = cell.sum() >= LEAST
+    some = cell if cell.sum() >= LEAST else cell & False
     return Quality(
-        focus=_focus(density[..., 1], cell) if some and fine else np.nan,
-        saturated=float(((image >= 254).sum(-1) >= 2)[rim].mean()) if some else np.nan,
-        crushed=float(((image <= 8).sum(-1) >= 2)[cell].mean()) if some else np.nan,
+        focus=_focus(density[..., 1], cell) if some.any() and fine else np.nan,
+        saturated=_share(image >= 254, rim) if some.any() else np.nan,
+        crushed=_share(image <= 8, some),
         brightness=float(slide.mean()),
         stain=float(stained[:2].sum() / HOME_NUCLEUS[:2].sum()),
         **dict(zip(('hue', 'purity'), _hue(stained))),
@@ -288,6 +298,14 @@ def _said(opinions):
     return ', '.join(f'{CLASSES[one.argmax()]} {one.max():.2f}' for one in opinions)
 
 
+def _asking(words, foreign, chance) -> list:
+    "What asks that the opinions agree, in words"
+    asking = (
+        [word for word in words if word.startswith(AGREE)] if foreign > 1 or chance < CHANCE['cut'] else []
+    )
+    return [*asking, FOREIGN] if foreign > 1 else asking
+
+
 def certainty(
     opinions,  # class chances (k, 8): of the network, then of others
     words=(),  # what speaks against the picture: `quality_words`, and those of `AGREE`
@@ -297,7 +315,7 @@ def certainty(
 ) -> tuple:
     """Whether the class of `name_class` may be called certain, and what speaks against it, in words.
 
-    A word of `ALONE` makes it uncertain; a foreign stain asks `AGREEING` of the opinions to name it, as does
+    A word of `ALONE` makes it uncertain. A foreign stain asks `AGREEING` of the opinions to name it, as does
     a word of `AGREE` where the network gives it less than `CHANCE['cut']`. Erythroblasts and immature
     granulocytes need a chance of `CHANCE['young']` by the opinions beside the network's, unless `TOGETHER`
     cells show that the stain is BloodMNIST's. Raises `ParameterError` on what are no probabilities.
@@ -315,8 +333,7 @@ def certainty(
         beside = float(mean_opinion(opinions[network:])[named]) if len(opinions) > network else 0.0
         if kind in YOUNG and together < TOGETHER and beside < CHANCE['young']:
             reasons.append(f'shape and texture give {kind} only {beside:.2f}')
-    asking = [word for word in words if word.startswith(AGREE) and (foreign > 1 or chance < CHANCE['cut'])]
-    asking += [FOREIGN] * int(foreign > 1)
+    asking = _asking(words, foreign, chance)
     if asking and same.mean() < AGREEING:
         reasons.append(f'{"; ".join(asking)}, and the opinions differ: {_said(opinions)}')
     if chance < least:
