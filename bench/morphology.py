@@ -3,8 +3,8 @@
     python bench/morphology.py
 
 Trains the forest of `morphology.load_opinion` on cells of BloodMNIST's train split, measured on the masks of
-the bundled network, each as it is and varied in scale, sharpness and stain; writes
-blood_unet/weights/opinion-bloodmnist.safetensors. Settings are chosen by leaving one laboratory out: for each
+the bundled network, as they are or with a copy of each in another stain, or in another scale and sharpness.
+Writes blood_unet/weights/opinion-bloodmnist.safetensors. Settings are chosen by leaving one laboratory out: for each
 of Jiangxi, CellaVision and BCCD by the other two, and what is reported for it comes from those; the file has
 what the three choose together. The home row is BloodMNIST's test split. No network saw any of these pictures.
 
@@ -368,7 +368,6 @@ def main(
     path = Path(blood_unet.__file__).parent / 'weights' / OPINION
     forest, opinion = fitted(train, columns, *chosen['file'], seed, trees)
     save_opinion(opinion, path)
-    load_opinion.cache_clear()
     by_two = {name: fitted(train, columns, *chosen[name], seed, trees)[1] for name in LABORATORIES}
     write_json(
         dict(

@@ -294,12 +294,17 @@ OPINION = 'opinion-bloodmnist.safetensors'
 
 
 @functools.cache
+def _bundled() -> Opinion:
+    return load_opinion(Path(blood_unet.__file__).parent / 'weights' / OPINION)
+
+
 def load_opinion(path=None) -> Opinion:
     """The opinion of a file; None: the bundled one, made of cells of BloodMNIST's train split.
 
     Raises `DataError` where the file is none, or one of other measurements.
     """
-    path = Path(blood_unet.__file__).parent / 'weights' / OPINION if path is None else Path(path)
+    if path is None:
+        return _bundled()
     remedy = 'make it with bench/morphology.py'
     try:
         with safe_open(path, 'np') as f:
