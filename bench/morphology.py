@@ -4,9 +4,10 @@
 
 Trains the forest of `morphology.load_opinion` on cells of BloodMNIST's train split, measured on the masks of
 the bundled network, as they are or with a copy of each in another stain, or in another scale and sharpness.
-Writes blood_unet/weights/opinion-bloodmnist.safetensors. Settings are chosen by leaving one laboratory out: for each
-of Jiangxi, CellaVision and BCCD by the other two, and what is reported for it comes from those; the file has
-what the three choose together. The home row is BloodMNIST's test split. No network saw any of these pictures.
+Writes blood_unet/weights/opinion-bloodmnist.safetensors. Settings are chosen by leaving one laboratory out:
+for each of Jiangxi, CellaVision and BCCD by the other two: what is reported for it (`left_out`) comes from
+those; the file (`bundled`) has what the three choose together. The home row is BloodMNIST's test split. No
+network and no forest was trained on any of these pictures.
 
 Report pictures go the user's way: `locate`, the cell in the middle (of BCCD: in the box), `canonical_cells`
 with its own colours and with BloodMNIST's, `TestTimeAugmentation` of blood-unet-64, its masks, the
