@@ -245,10 +245,10 @@ AGREE = ('cut by the border', 'touching another cell', 'scale guessed')  # words
 FOREIGN = "a stain or microscope unlike BloodMNIST's"
 
 
-AGREEING = 0.75  # share of the opinions
+AGREEING = dict(cut=0.75, foreign=0.5)  # share of the opinions
 
 
-CHANCE = dict(agreed=0.4, alone=0.7, young=0.45, foreign=0.35, cut=0.9)  # least, of the class that is named
+CHANCE = dict(agreed=0.4, alone=0.7, young=0.45, foreign=0.55, cut=0.9)  # least, of the class that is named
 
 
 def mean_opinion(opinions, weights=None):
@@ -260,9 +260,9 @@ def mean_opinion(opinions, weights=None):
     return chances / chances.sum()
 
 
-def _weights(k, network):
-    "In a foreign stain: none of the network but its last, of the mapped colours; the others twice"
-    return np.concatenate([np.zeros(network - 1), [1.0], np.full(k - network, 2.0)])
+def _weights(k):
+    "In a foreign stain: those of the mapped colours, every second"
+    return np.ones(1) if k == 1 else np.arange(k) % 2
 
 
 def _checked(opinions, network):
@@ -281,15 +281,15 @@ def _checked(opinions, network):
 def name_class(opinions, foreign: float = 0.0, network: int = 2) -> tuple:
     """The position in `data.CLASSES` of the class that opinions (k, 8) name, and its chance, 0 to 1.
 
-    The first `network` of them are the network's, the last of these of the square in BloodMNIST's colours.
-    They alone name it where the stain is BloodMNIST's (`foreign` up to 1); in a foreign stain that last one
-    counts once and each of the others, of shapes and textures, twice.
+    Opinions come in pairs, of the square in its own colours and in BloodMNIST's. The first `network` of them
+    are the network's, and alone name it where the stain is BloodMNIST's (`foreign` up to 1); in a foreign
+    stain the second ones of all pairs do.
     """
     opinions = _checked(opinions, network)
     if foreign <= 1:
         chances = mean_opinion(opinions[:network])
     else:
-        chances = mean_opinion(opinions, _weights(len(opinions), network))
+        chances = mean_opinion(opinions, _weights(len(opinions)))
     return int(chances.argmax()), float(chances.max())
 
 # %% ../nbs/02f_doubt.ipynb #02fd0024
@@ -307,7 +307,7 @@ def _asking(words, foreign, chance) -> list:
 
 
 def certainty(
-    opinions,  # class chances (k, 8): of the network, then of others
+    opinions,  # class chances (k, 8): of the network, then of others, each of own and of mapped colours
     words=(),  # what speaks against the picture: `quality_words`, and those of `AGREE`
     foreign: float = 0.0,  # the `foreignness` of the cell, or of those with it
     together: int = 1,  # how many cells that number rests on
@@ -334,7 +334,7 @@ def certainty(
         if kind in YOUNG and together < TOGETHER and beside < CHANCE['young']:
             reasons.append(f'shape and texture give {kind} only {beside:.2f}')
     asking = _asking(words, foreign, chance)
-    if asking and same.mean() < AGREEING:
+    if asking and same.mean() < AGREEING['foreign' if foreign > 1 else 'cut']:
         reasons.append(f'{"; ".join(asking)}, and the opinions differ: {_said(opinions)}')
     if chance < least:
         reasons.append(f'{kind} has a chance of {chance:.2f}, and needs {least:.2f}')
