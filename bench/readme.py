@@ -538,6 +538,13 @@ PROGRAMS = (
         ('classification',),
     ),
     Program(
+        'differential.py',
+        'how often the intervals of a differential hold the true shares, at home and in three other'
+        ' laboratories; false alarms and power of a smear beside a reference; makes the bundled confusion',
+        'a quarter of an hour',
+        ('differential',),
+    ),
+    Program(
         'reference.py',
         'makes the bundled reference: measurements of healthy cells of BloodMNIST',
         'a minute',

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'CHAINS', 'BURN', 'KEEP', 'NUCLEATED', 'FIVE_PART', 'COLUMNS', 'Confusion', 'count_confusion',
-           'load_confusion', 'posterior_shares', 'plain_interval', 'share_intervals', 'differential', 'holm',
-           'compare_shares']
+           'load_confusion', 'elsewhere', 'posterior_shares', 'plain_interval', 'share_intervals', 'differential',
+           'holm', 'compare_shares']
 
 # %% ../nbs/02g_differential.ipynb #02g00003
 import functools
@@ -90,8 +90,23 @@ def load_confusion(path=None) -> Confusion:
         raise DataError(f'{path}, which is another', expected, 'write one as bench/differential.py does')
     return Confusion(np.array(found['counts']), found['title'])
 
+# %% ../nbs/02g_differential.ipynb #02g00027
+def elsewhere(own: Confusion = None, strength: float = 4.0, error: float = 0.5) -> Confusion:
+    """The `Confusion` to expect of the bundled network in another laboratory.
+
+    `own`: counts of cells of that laboratory, named by an expert as well; `strength`: how many cells the rest
+    is worth in a row; `error` in [0, 1]: the share of it that is spread over the other classes. The defaults
+    are of three laboratories: bench/differential.py.
+    """
+    home, n = load_confusion().rows, len(CLASSES)
+    mixed = (1 - error) * home / home.sum(1, keepdims=True) + error * (1 - np.eye(n)) / (n - 1)
+    expected = np.maximum(strength * mixed - 1 / n, 0)
+    if own is None:
+        return Confusion(expected, 'another laboratory, of which no cell is known')
+    return Confusion(expected + own.counts, own.title)
+
 # %% ../nbs/02g_differential.ipynb #02g00015
-CHAINS, BURN, KEEP = 100, 60, 60
+CHAINS, BURN, KEEP = 1000, 40, 5
 
 
 def _dirichlet(a, rng):
@@ -103,23 +118,24 @@ def _dirichlet(a, rng):
 def posterior_shares(cells, confusion: Confusion = None, seed: int = 0, chains: int = CHAINS) -> tuple:
     """Draws of the true shares of smears, and of how many of their cells are truly of each class.
 
-    `cells`: whole numbers (..., 8), how many were given each name; both results are (draws, ..., 8), `KEEP`
-    draws of each of the `chains` after `BURN` that are dropped. Source: Gibbs sampling of a multinomial with
-    misclassification, Viana, Biometrics 50:237 (1994); Pérez et al., RACSAM 101:71 (2007).
+    `cells`: whole numbers (..., 8), how many were given each name; both results are (draws, ..., 8): `KEEP`
+    of each of the `chains`, after `BURN` that are dropped. Sources: Gibbs sampling of a multinomial with
+    misclassification, Viana, Biometrics 50:237 (1994), Pérez et al., RACSAM 101:71 (2007); its cut, Plummer,
+    Stat Comput 25:37 (2015).
     """
     cells, rng = np.asarray(cells), np.random.default_rng(seed)
     rows = (confusion or load_confusion()).rows
+    drawn = _dirichlet(np.broadcast_to(rows, (chains, *rows.shape)), rng).swapaxes(-1, -2)  # (., name, true)
+    names = drawn.reshape(chains, *[1] * (cells.ndim - 1), *rows.shape)
     named = np.broadcast_to(cells, (chains, *cells.shape))
-    true = named[..., None, :] * (rows / rows.sum(0))  # (chains, ..., true class, name)
-    shares, counts = [], []
+    share, shares, counts = np.full(named.shape, 1 / rows.shape[1]), [], []
     for step in range(BURN + KEEP):
-        share = _dirichlet(0.5 + true.sum(-1), rng)
-        joint = (share[..., None] * _dirichlet(rows + true, rng)).swapaxes(-1, -2)
-        drawn = rng.multinomial(named, joint / joint.sum(-1, keepdims=True))
-        true = drawn.swapaxes(-1, -2)
+        joint = share[..., None, :] * names
+        true = rng.multinomial(named, joint / joint.sum(-1, keepdims=True)).sum(-2)
+        share = _dirichlet(0.5 + true, rng)
         if step >= BURN:
             shares.append(share)
-            counts.append(drawn.sum(-2))
+            counts.append(true)
     return np.concatenate(shares), np.concatenate(counts)
 
 # %% ../nbs/02g_differential.ipynb #02g00019
