@@ -12,11 +12,12 @@ chosen here.
 The same in three other laboratories, whose pictures are located, cut and coloured as `blood-unet segment`
 does it, with classes of five cells at least. The strength and error of `elsewhere` are chosen by the
 likelihood of the confusions of the other two laboratories; what is bundled, by that of all three. `own half`:
-the cells at even positions, named by experts, are known as well, and smears are mixed of the others.
+the cells at even positions, named by experts, are known as well, and smears are mixed of the others; `plain,
+own half` is the plain interval of those smears.
 
 Alarms: smears of test cells beside 400 healthy ones (`folder`) and beside upper limits (`limits`). `another
 person`: healthy shares that vary as a Dirichlet of 40, of neutrophils by .08, as those of people do.
-Half an hour on 2 cores; the answers are kept in data/.
+A quarter of an hour on 2 cores; the answers are kept in data/.
 """
 
 import itertools
@@ -260,8 +261,8 @@ def in_laboratories(names, mixtures, chains, seed) -> dict:
             smears = named_smears(shares, n, labels, named, rng)
             said = both(smears, shares, FIVE_PART, {'ours': None, 'elsewhere': away}, seed, chains)
             rest = named_smears(shares, n, labels[~even], named[~even], rng)
-            halves = both(rest, shares, FIVE_PART, {'elsewhere, own half': own}, seed, chains)
-            row[str(n)] = said | {'elsewhere, own half': halves['elsewhere, own half']}
+            halves = both(rest, shares, FIVE_PART, {'elsewhere': own}, seed, chains)
+            row[str(n)] = said | {f'{name}, own half': told for name, told in halves.items()}
             print(lab, n, {k: v['coverage']['mean'] for k, v in row[str(n)].items()}, flush=True)
         found['laboratories'][lab] = row
     return found
