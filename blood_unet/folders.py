@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOCK', 'UNFINISHED', 'WRITING', 'FoundImages', 'find_images', 'as_text', 'alike', 'output_stems', 'output_folder',
-           'earlier_rows', 'rows_bytes', 'table_bytes', 'locked', 'file_identity', 'same_file', 'ResultTable']
+           'earlier_rows', 'rows_bytes', 'table_bytes', 'locked', 'file_identity', 'same_file', 'ResultTable',
+           'tell_outcome']
 
 # %% ../nbs/00f_folders.ipynb #0f5c1d03
 import contextlib
@@ -13,6 +14,7 @@ import functools
 import io
 import math
 import os
+import sys
 import unicodedata
 import warnings
 from collections import Counter
@@ -469,3 +471,18 @@ def _as_cell(value, dtype=None) -> str:
     if dtype is None:
         return as_text(str(value))
     return str(int(value)) if dtype == 'Int64' else repr(float(value))
+
+# %% ../nbs/00f_folders.ipynb #00f6d002
+def tell_outcome(table, failed: dict, done: str) -> int:
+    """Print the warnings of a table of results, and what was done; each failure goes to stderr.
+
+    `table`: rows with `file`, `class` (none where there is no result) and `warning`; `failed`: a reason for
+    each file; `done`: in words. Returns the exit status: 1 where something failed, else 0.
+    """
+    warned = table[table.warning.ne('') & table['class'].notna()].drop_duplicates('file')
+    for file, warning in zip(warned.file, warned.warning):
+        print(f'warning: {file}: {warning}')
+    for file, why in failed.items():
+        print(f'failed:  {file}: {why}', file=sys.stderr)
+    print(done)
+    return int(bool(failed))

@@ -143,3 +143,10 @@ paper.regenerate(dataset='phantom', out='figures', book=book)'''
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     assert f'BOOK {installed.site / "blood_unet" / "book"}' in done.stdout
     assert (installed.away / 'figures' / 'executed' / '00a_core.ipynb').is_file()
+
+
+def test_claims_from_the_wheel(installed):
+    done = installed(installed.site / 'bin' / 'blood-unet', 'claims', '--out', 'judged')
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'STATEMENTS' in done.stdout and 'warning' not in done.stdout
+    assert (installed.away / 'judged' / 'claims.json').is_file()
