@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from blood_unet.claims import ledger
+from blood_unet.claims import claim_readings, judge_reading, ledger
+from blood_unet.ledger import read_claims
 
 TOP = Path(__file__).parent.parent
 README = (TOP / 'README.md').read_text()
@@ -66,9 +67,35 @@ def test_what_the_readme_says_of_the_claims():
     plain = rows.plain.value_counts()
     said = f'[{len(rows)} statements, judged](nbs/11b_claims.ipynb)'
     assert (
-        f"{said}: read plainly {plain['supported']} supported, {plain['contradicted']} contradicted."
-        in README
+        f"{said} (`blood-unet claims`): read plainly {plain['supported']} supported,"
+        f" {plain['contradicted']} contradicted." in README
     )
+
+
+def test_what_the_readme_says_of_the_five_claims_that_matter_most():
+    claims = read_claims()
+    rows, each = ledger(claims).set_index('id'), {row['id']: row['readings'] for row in claims.rows}
+    five = 'mask-recipe', 'anomaly-efficacy', 'attention-accuracy', 'combine-better', 'fig5-centre'
+    assert all(rows.plain[name] == 'contradicted' for name in five)
+    sizes = claim_readings(claims).groupby('id').comparisons.first()
+
+    def plain(name):
+        (reading,) = (one for one in each[name] if one.get('plain'))
+        return judge_reading(reading, claims, sizes[name])[:2]
+
+    masks, gain = ([one.value for one in plain(name)[0]] for name in ('mask-recipe', 'attention-accuracy'))
+    (diseases,), _ = plain('anomaly-efficacy')
+    (_, together), (_, centre) = plain('combine-better'), plain('fig5-centre')
+    shown = (
+        'The five that matter most are contradicted:\n',
+        f'Dice with experts {min(masks):.2f} to {max(masks):.2f}.',
+        f'gains {min(gain):.3f} to {max(gain):.3f} of nucleus Dice',
+        f'than SHAP in {together.count("supported")} of {len(together)} comparisons',
+        f'worse in {together.count("contradicted")}.',
+        f'{centre.count("contradicted")} of {len(centre)} maps follow a cell moved away.',
+    )
+    assert all(words in README for words in shown), shown
+    assert diseases.value == 0
 
 
 def test_what_the_page_of_measurements_says_of_them():
