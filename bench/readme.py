@@ -538,6 +538,24 @@ PROGRAMS = (
         ('classification',),
     ),
     Program(
+        'claims.py',
+        'evidence for the ledger of claims that needs no training: masks at other sizes, gates and levels'
+        ' silenced, parts of each cell, short rules, pruning, two cells, noise',
+        'minutes each',
+        (
+            'recipe_sizes',
+            'gate_mean',
+            'parts_by_cell',
+            'pruning',
+            'shown_alone',
+            'short_rules',
+            'fine_structures',
+            'cell_pairs',
+            'levels_silenced',
+            'noise',
+        ),
+    ),
+    Program(
         'reference.py',
         'makes the bundled reference: measurements of healthy cells of BloodMNIST',
         'a minute',
