@@ -2,7 +2,7 @@
 
 python bench/claims.py sizes     results/recipe_sizes.json: the published masks at four sizes, and blind ones
 python bench/claims.py gate      results/gate_mean.json: the channel gate replaced by its mean
-python bench/claims.py parts     results/parts_by_cell.json: values of a cell beside those of its class; errors
+python bench/claims.py parts     results/parts_by_cell.json: values of a cell beside its class'; errors
 python bench/claims.py pruning   results/pruning.json: all channels that look idle silenced together
 python bench/claims.py shown     results/shown_alone.json: the best quarter of a picture shown alone
 python bench/claims.py rules     results/short_rules.json: one tree of depth 3 beside the network
@@ -400,12 +400,16 @@ def rules(n: int = 2000, seed: int = 0):
         seen = predict(network, cells.images, device='cpu')
         tables.append(measurements(cells.images, seen.nucleus, seen.cell))
         names.append(seen.class_probability.argmax(1))
-    found = {}
-    for name, taught in (('tree', names[0]), ('shuffled', np.random.default_rng(seed).permutation(names[0]))):
-        tree = DecisionTreeClassifier(max_depth=3, random_state=seed).fit(tables[0], taught)
-        found[name] = interval(tree.predict(tables[1]) == names[1])
-        text = export_text(tree, feature_names=list(tables[0]), class_names=list(cells.classes))
-        found['rules'] = found.get('rules', text.splitlines())
+    rng = np.random.default_rng(seed)
+
+    def fitted(taught):
+        return DecisionTreeClassifier(max_depth=3, random_state=seed).fit(tables[0], taught)
+
+    tree, blind = fitted(names[0]), [fitted(rng.permutation(names[0])) for _ in range(20)]
+    shuffled = np.mean([one.predict(tables[1]) == names[1] for one in blind], 0)
+    found = dict(tree=interval(tree.predict(tables[1]) == names[1]), shuffled=interval(shuffled))
+    text = export_text(tree, feature_names=list(tables[0]), class_names=list(cells.classes))
+    found['rules'] = text.splitlines()
     keep('short_rules', about | found, seed)
 
 
