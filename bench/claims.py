@@ -182,15 +182,15 @@ def beside_its_mean(network, part, images) -> dict:
 def gate():
     "The channel gate, the spatial one and an untrained channel gate, each replaced by its mean."
     found = {}
-    for name, size in (('blood-unet-28', 28), ('blood-unet-64', 64)):
+    for name, size, each in (('blood-unet-28', 28, 1), ('blood-unet-64', 64, 4)):
         network, about = load(name)
-        cells = load_cells('bloodmnist', 'test', size)
+        images = load_cells('bloodmnist', 'test', size).images[::each]
         module = pick_gate(network, 'channel')
-        row = about | dict(n=len(cells), channel=beside_its_mean(network, module.channel, cells.images))
-        row['spatial'] = beside_its_mean(network, module.spatial, cells.images)
+        row = about | dict(n=len(images), channel=beside_its_mean(network, module.channel, images))
+        row['spatial'] = beside_its_mean(network, module.spatial, images)
         torch.manual_seed(0)
         module.channel = ChannelAttention(module.channel.mlp[0].in_features).eval()
-        found[name] = row | dict(untrained=beside_its_mean(network, module.channel, cells.images))
+        found[name] = row | dict(untrained=beside_its_mean(network, module.channel, images))
     keep('gate_mean', dict(networks=found))
 
 
