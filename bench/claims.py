@@ -182,15 +182,15 @@ def beside_its_mean(network, part, images) -> dict:
 def gate():
     "The channel gate, the spatial one and an untrained channel gate, each replaced by its mean."
     found = {}
-    for name, size, each in (('blood-unet-28', 28, 1), ('blood-unet-64', 64, 4)):
+    for name, size in (('blood-unet-28', 28), ('blood-unet-64', 64)):
         network, about = load(name)
-        images = load_cells('bloodmnist', 'test', size).images[::each]
+        cells = load_cells('bloodmnist', 'test', size)
         module = pick_gate(network, 'channel')
-        row = about | dict(n=len(images), channel=beside_its_mean(network, module.channel, images))
-        row['spatial'] = beside_its_mean(network, module.spatial, images)
+        row = about | dict(n=len(cells), channel=beside_its_mean(network, module.channel, cells.images))
+        row['spatial'] = beside_its_mean(network, module.spatial, cells.images)
         torch.manual_seed(0)
         module.channel = ChannelAttention(module.channel.mlp[0].in_features).eval()
-        found[name] = row | dict(untrained=beside_its_mean(network, module.channel, images))
+        found[name] = row | dict(untrained=beside_its_mean(network, module.channel, cells.images))
     keep('gate_mean', dict(networks=found))
 
 
