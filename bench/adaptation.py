@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import typer
 
-from blood_unet.segment import combine_masks
+from blood_unet.cells import combine_masks
 from blood_unet.core import sha256_file, versions
 from blood_unet.files import write_json
 from blood_unet.metrics import dice, interval

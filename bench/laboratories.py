@@ -3,15 +3,14 @@
     python bench/laboratories.py        # writes results/laboratories.json
 
 Three sets on which no network of the package was trained: 200 cells of Jiangxi and 50 of CellaVision, whole
-pictures, and BCCD cells, one from every field with exactly one box of a white cell and a class in labels.csv.
-Home is BloodMNIST's test split at 64 px. Whole sets, not halves: nothing is chosen here.
+pictures, and BCCD, whole fields: every field with exactly one box of a white cell and a class in labels.csv.
+Home is BloodMNIST's test split at 64 px. Whole sets, not halves. What was chosen while looking at these sets,
+and how, is told where it was chosen: the room `doubt` leaves one laboratory out.
 
-A BCCD cell is cut as a square of `side` pixels about the centre of its box. Where that square would leave the
-field it is shifted back inside, so that every pixel was seen by a camera and none is padded; such a cell is
-off centre. Boxes are drawn loosely, and many are larger than the square. The result counts both.
-
-Eight classes: the most probable of all. Five: the most probable of neutrophil, eosinophil, basophil,
-lymphocyte and monocyte, on the cells of these five. A cell is answered if its line has no warning.
+Of a picture of one cell, the cell nearest to its middle is asked for; of a field, the one whose box has its
+middle in the expert's. A cell that is not found is wrong, and not answered. Eight classes: the most probable
+of all. Five: the most probable of neutrophil, eosinophil, basophil, lymphocyte and monocyte. A cell is
+answered if its class is `certain`.
 """
 
 from collections import Counter
@@ -21,32 +20,29 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from tqdm.auto import tqdm
 
 from blood_unet.core import DataError, sha256_arrays, sha256_file, versions
 from blood_unet.data import CLASSES, Cells, find_data, load_cells
+from blood_unet.differential import FIVE_PART
 from blood_unet.experts import load_expert
-from blood_unet.files import write_json
+from blood_unet.files import read_results, write_json
 from blood_unet.images import read_image
 from blood_unet.metrics import interval
 from blood_unet.model import checkpoint_folder
-from blood_unet.segment import segment_images
+from blood_unet.predict import load_networks
+from blood_unet.segment import CHANCES, segment_images
 
 RESULTS = Path(__file__).parent / 'results'
 NETWORKS = ('blood-unet-28', 'blood-unet-64')
-FIVE = [CLASSES.index(name) for name in ('neutrophil', 'eosinophil', 'basophil', 'lymphocyte', 'monocyte')]
+FIVE = [CLASSES.index(name) for name in FIVE_PART]
 
 
-def square(box, height: int, width: int, side: int) -> tuple:
-    "`(top, left)` of a square of `side` pixels about the centre of a box, shifted to lie inside the field."
-    top = round((box.ymin + box.ymax - side) / 2)
-    left = round((box.xmin + box.xmax - side) / 2)
-    return min(max(top, 0), height - side), min(max(left, 0), width - side)
+def bccd_fields() -> tuple:
+    """`(cells, boxes)`: whole fields of BCCD with one white cell and its class, and its expert box.
 
-
-def bccd_cells(side: int = 220) -> tuple:
-    """`(cells, facts)`: the cells of BCCD, cut as above, in the order of their names, and counts of odd cuts.
-
-    Raises `DataError` if the set is not there."""
+    In the order of their names; boxes are left, top, right, bottom in px. Raises `DataError` if the set is
+    not there."""
     folder = find_data('bccd')
     if folder is None:
         raise DataError('no folder bccd', 'the set BCCD', 'set BLOOD_UNET_DATA to the folder that holds it')
@@ -54,18 +50,31 @@ def bccd_cells(side: int = 220) -> tuple:
     white = boxes[boxes.kind == 'WBC'].drop_duplicates('file', keep=False).set_index('file').sort_index()
     classes = pd.read_csv(folder / 'labels.csv').set_index('file')['class']
     white = white[white.index.isin(classes.index)]
-    images = []
-    facts = Counter()
-    for box in white.itertuples():
-        field = read_image(folder / 'images' / box.Index)
-        top, left = square(box, *field.shape[:2], side)
-        images.append(field[top : top + side, left : left + side])
-        off = max(abs(top + (side - box.ymin - box.ymax) / 2), abs(left + (side - box.xmin - box.xmax) / 2))
-        facts['shifted'] += off >= 1
-        facts['box_larger_than_square'] += max(box.xmax - box.xmin, box.ymax - box.ymin) > side
-    names = list(white.index)
-    labels = np.array([CLASSES.index(classes[name]) for name in names])
-    return Cells(images, labels, names, source='bccd'), {name: int(n) for name, n in facts.items()}
+    images = [read_image(folder / 'images' / name) for name in white.index]
+    labels = np.array([CLASSES.index(classes[name]) for name in white.index])
+    cells = Cells(images, labels, list(white.index), source='bccd')
+    return cells, white[['xmin', 'ymin', 'xmax', 'ymax']].to_numpy()
+
+
+def asked_row(rows, box=None):
+    "Of the rows of a picture the one of the cell that is asked for, or None; `box`: the expert's."
+    rows = rows[rows.cell.notna()]
+    if box is not None:
+        across, down = (rows.left + rows.right) / 2, (rows.top + rows.bottom) / 2
+        rows = rows[across.between(box[0], box[2]) & down.between(box[1], box[3])]
+    return rows.iloc[0] if len(rows) else None
+
+
+def answers(cells, boxes, networks, device) -> pd.DataFrame:
+    "A row for each picture: what is said of the cell that is asked for; NaN where it was not found."
+    told = []
+    for start in tqdm(range(0, len(cells.images), 32), leave=False):
+        images = list(cells.images[start : start + 32])
+        table = segment_images(images, networks, device).table
+        for i in range(len(images)):
+            row = asked_row(table[table.image == i], None if boxes is None else boxes[start + i])
+            told.append({} if row is None else row.to_dict())
+    return pd.DataFrame(told)
 
 
 def mean_of(values):
@@ -73,11 +82,11 @@ def mean_of(values):
     return interval(values) if len(values) > 1 else None
 
 
-def balanced(right, labels, seed: int = 0, resamples: int = 2000) -> dict:
-    """Mean over classes of the share of right answers, with a 95 % interval; classes of `labels` alone count.
+def balanced(right, labels, least: int = 1, seed: int = 0, resamples: int = 2000) -> dict:
+    """Mean over classes of the share of right answers, with a 95 % interval; of classes of `least` cells.
 
     Cells are drawn again within their class. A class of one cell weighs as much as any and adds no width."""
-    parts = [right[labels == label] for label in np.unique(labels)]
+    parts = [right[labels == label] for label in np.unique(labels) if (labels == label).sum() >= least]
     rng = np.random.default_rng(seed)
     drawn = np.mean([rng.binomial(len(part), part.mean(), resamples) / len(part) for part in parts], axis=0)
     low, high = np.percentile(drawn, (2.5, 97.5))
@@ -86,76 +95,78 @@ def balanced(right, labels, seed: int = 0, resamples: int = 2000) -> dict:
 
 
 def confusion(labels, answers) -> dict:
-    "`{class: {answer: cells}}` by name, without zeros."
+    "`{class: {answer: cells}}` by name, without zeros; -1 is a cell that was not found."
     counts = {}
     for label, answer in zip(labels, answers):
-        counts.setdefault(CLASSES[label], Counter())[CLASSES[answer]] += 1
+        counts.setdefault(CLASSES[label], Counter())['not found' if answer < 0 else CLASSES[answer]] += 1
     return {name: dict(found) for name, found in counts.items()}
 
 
-def measure(cells, model: str, device: str) -> dict:
+def measure(cells, boxes, networks, device: str) -> dict:
     "What the class of `blood-unet segment` is worth on labelled cells: `row` to quote, and its grounds."
-    found = segment_images(list(cells.images), model=model, device=device)
-    probability = np.asarray(found.class_probability)
-    answers = probability.argmax(1)
-    if [CLASSES[a] for a in answers] != list(found.table['class']):
-        raise DataError('a class in the table that is not the most probable', 'that one', 'measure the table')
-    labels = cells.labels
-    wrong = answers != labels
-    answered = (found.table.warning.fillna('') == '').to_numpy()
-    sure = probability.max(1)
-    known = np.isin(labels, FIVE)
-    of_five = np.array(FIVE)[probability[known][:, FIVE].argmax(1)]
-    right_of_five = of_five == labels[known]
+    told, labels = answers(cells, boxes, networks, device), cells.labels
+    named = np.array([CLASSES.index(name) if isinstance(name, str) else -1 for name in told['class']])
+    chances = told[CHANCES].to_numpy(float)
+    seen = ~np.isnan(chances).any(1)
+    of_five = np.where(seen, np.array(FIVE)[np.nan_to_num(chances)[:, FIVE].argmax(1)], -1)
+    certain = told.certain.fillna(False).to_numpy(bool)
+    wrong, known, sure = named != labels, np.isin(labels, FIVE), chances.max(1)
+    right_of_five = (of_five == labels)[known]
     row = dict(
         eight=interval(~wrong),
         five=interval(right_of_five),
         eight_balanced=balanced(~wrong, labels),
-        five_balanced=balanced(right_of_five, labels[known]),
-        wrong_without_warning=interval(wrong & answered),
-        answered=interval(answered),
-        wrong_of_answered=mean_of(wrong[answered]),
-        probability_of_wrong=mean_of(sure[wrong]),
-        probability_of_right=mean_of(sure[~wrong]),
+        five_balanced=balanced(right_of_five, labels[known], least=5),
+        certain=interval(certain),
+        wrong_and_certain=interval(wrong & certain),
+        wrong_of_certain=mean_of(wrong[certain]),
+        probability_of_wrong=mean_of(sure[wrong & seen]),
+        probability_of_right=mean_of(sure[~wrong & seen]),
     )
     return dict(
         row=row,
         source=cells.source,
         digest=sha256_arrays(np.array(cells.names), list(cells.images), labels),
         n=len(cells),
+        not_found=int((named < 0).sum()),
         classes=dict(Counter(CLASSES[label] for label in labels)),
-        confusion=dict(eight=confusion(labels, answers), five=confusion(labels[known], of_five)),
-        confusion_without_warning=confusion(labels[answered], answers[answered]),
+        confusion=dict(eight=confusion(labels, named), five=confusion(labels[known], of_five[known])),
+        confusion_of_certain=confusion(labels[certain], named[certain]),
+        scale=dict(Counter(told.scale.fillna('not found'))),
     )
 
 
 def main(
-    model: str = 'auto', side: int = 220, home: int = 0, seed: int = 0, device: str = 'auto', threads: int = 2
+    model: str = 'auto',
+    home: int = 0,
+    seed: int = 0,
+    device: str = 'auto',
+    threads: int = 2,
+    only: str = None,
 ):
     """Measure all four sets.
 
-    `side`: pixels of the square about a BCCD cell; `home`: how many images of BloodMNIST's test split, drawn
-    by `seed`, or 0 for all."""
+    `home`: how many images of BloodMNIST's test split, drawn by `seed`, or 0 for all; `only`: the set that is
+    measured again, the others' rows are kept."""
     torch.set_num_threads(threads)
-    bccd, cut = bccd_cells(side)
-    sets = dict(
-        jiangxi=load_expert('jiangxi'),
-        cellavision=load_expert('cellavision'),
-        bccd=bccd,
-        home=load_cells('bloodmnist', 'test', 64, limit=home or None, seed=seed),
-    )
-    rows = {}
-    for name, cells in sets.items():
-        rows[name] = measure(cells, model, device)
+    networks = load_networks(model, device)
+    home_cells = load_cells('bloodmnist', 'test', 64, limit=home or None, seed=seed)
+    sets = {name: (load_expert(name), None) for name in ('jiangxi', 'cellavision')}
+    sets |= dict(bccd=bccd_fields(), home=(home_cells, None))
+    rows = {} if only is None else read_results('laboratories')['sets']
+    for name, (cells, boxes) in sets.items():
+        if only not in (None, name):
+            continue
+        rows[name] = measure(cells, boxes, networks, device)
         found = rows[name]['row']
         print(name, *(f'{k}: {list(v.values()) if v else None}' for k, v in found.items()), sep='\n  ')
-    rows['bccd'] |= cut
+        print(rows[name]['confusion']['eight'], rows[name]['confusion_of_certain'], flush=True)
     names = NETWORKS if model == 'auto' else (model,)
     write_json(
         dict(
             model=model,
             networks={n: sha256_file(checkpoint_folder(n) / 'model.safetensors') for n in names},
-            recipe=dict(bccd_side=side, home_images=len(sets['home']), home_seed=seed, bootstrap_seed=0),
+            recipe=dict(home_images=len(home_cells), home_seed=seed, bootstrap_seed=0),
             sets=rows,
             versions=versions(),
         ),

@@ -16,13 +16,13 @@ import blood_unet
 from blood_unet.data import load_cells
 from blood_unet.predict import load_networks
 from blood_unet.reference import Reference, haematological_measurements, picture_look, save_reference
-from blood_unet.segment import find_cells
+from blood_unet.cells import outline_cells
 
 
 def main(each: int = 60):
     cells = load_cells('bloodmnist', 'val', 64)
     cells = cells.subset(np.concatenate([np.flatnonzero(cells.labels == k)[:each] for k in range(8)]))
-    masks, _, _ = find_cells(list(cells.images), load_networks('blood-unet-64'))
+    masks, _ = outline_cells(list(cells.images), load_networks('blood-unet-64'))
     values = haematological_measurements(cells.images, *zip(*masks)).to_numpy()
     whole = ~np.isnan(values).all(1)
     path = Path(blood_unet.__file__).parent / 'weights' / 'healthy-bloodmnist.safetensors'

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 import typer
 
-from blood_unet.segment import recipe_mask, segment_images
+from blood_unet.cells import label_cells, recipe_mask
+from blood_unet.segment import segment_images
 from blood_unet.core import sha256_file, versions
 from blood_unet.files import write_json
 from blood_unet.metrics import dice, interval
@@ -22,6 +23,13 @@ from blood_unet.predict import TestTimeAugmentation, predict
 RESULTS = Path(__file__).parent / 'results'
 
 
+def middle_masks(images, model) -> dict:
+    "Masks of the cell in the middle of each picture, as `segment_images` outlines it; empty of none."
+    found = segment_images(images, model)
+    labels = [label_cells(*one) for one in zip(found.pictures, (image.shape[:2] for image in images))]
+    return {mask: [pair[k] == 1 for pair in labels] for k, mask in enumerate(('nucleus', 'cell'))}
+
+
 def main(model: str = 'blood-unet-64', threads: int = 2):
     torch.set_num_threads(threads)
     network, rows = TestTimeAugmentation(BloodUNet.from_pretrained(model)), {}
@@ -29,7 +37,7 @@ def main(model: str = 'blood-unet-64', threads: int = 2):
         rows[name] = {}
         for half in ('choose', 'report'):
             cells = load_expert(name, half)
-            plain, both = predict(network, cells.images), segment_images(cells.images, model)
+            plain, both = predict(network, cells.images), middle_masks(cells.images, model)
             rows[name][half] = {}
             for mask in ('nucleus', 'cell'):
 
@@ -39,7 +47,7 @@ def main(model: str = 'blood-unet-64', threads: int = 2):
                 scores = dict(
                     network=score(getattr(plain, mask)),
                     recipe=score([recipe_mask(image, mask) for image in cells.images]),
-                    both=score(getattr(both, mask)),
+                    both=score(both[mask]),
                 )
                 rows[name][half][mask] = {k: interval(v) for k, v in scores.items()} | dict(
                     worst_decile={

@@ -37,7 +37,7 @@ from blood_unet.reference import (
     left_out_oddness,
     oddness,
 )
-from .segment import find_cells
+from .cells import outline_cells
 
 # %% ../nbs/10c_anomaly.ipynb #10b00007
 LEVELS = (0.02, 0.05, 0.1, 0.15, 0.2)  # of false alarms that are promised
@@ -166,8 +166,8 @@ def crude_scores(images, odd, blocks, folds: int = 5):
 
 # %% ../nbs/10c_anomaly.ipynb #10b00015
 def measured_cells(cells: Cells, model='auto', device: str = 'auto'):
-    "`haematological_measurements` (n, M) of cells, on the masks that `segment_images` gives them."
-    masks, _, _ = find_cells(list(cells.images), load_networks(model, device), device)
+    "`haematological_measurements` (n, M) of cells, on the masks of `outline_cells`."
+    masks, _ = outline_cells(list(cells.images), load_networks(model, device), device)
     return haematological_measurements(cells.images, *zip(*masks)).to_numpy(copy=True)
 
 

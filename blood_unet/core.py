@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['BloodUNetError', 'DataError', 'ImageError', 'ParameterError', 'CheckpointError', 'DivergenceError', 'DeviceError',
-           'BookError', 'LeftOutWarning', 'GuessWarning', 'few', 'warn_of_guesses', 'check_choice', 'check_count',
-           'sha256_file', 'sha256_arrays', 'versions']
+           'BookError', 'LeftOutWarning', 'GuessWarning', 'show_warning', 'few', 'warn_of_guesses', 'check_choice',
+           'check_count', 'sha256_file', 'sha256_arrays', 'versions']
 
 # %% ../nbs/00a_core.ipynb #2833eedc
 import hashlib
+import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 
@@ -65,6 +66,14 @@ class LeftOutWarning(UserWarning):
 
 class GuessWarning(UserWarning):
     "Something that was given could mean several things; the message says how it is read."
+
+# %% ../nbs/00a_core.ipynb #00a50002
+def show_warning(message, category, *arguments, **kwargs):
+    "What `warnings.showwarning` may be set to: on stderr, our own warnings without the line of code."
+    if issubclass(category, (LeftOutWarning, GuessWarning)):
+        print(message, file=sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, *arguments[:2]), file=sys.stderr, end='')
 
 # %% ../nbs/00a_core.ipynb #0aa5c102
 def few(names, most: int = 3) -> str:

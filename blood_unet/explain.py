@@ -21,6 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .adapter import model_device
+from .cells import Picture, overlap
 from blood_unet.coalitions import (
     PARTS,
     FeatureMask,
@@ -35,7 +36,7 @@ from blood_unet.coalitions import (
     superpixels,
 )
 from .controls import probability_map
-from .core import BloodUNetError, ImageError, ParameterError, check_choice
+from .core import BloodUNetError, DataError, ImageError, ParameterError, check_choice, check_count
 from .data import CLASSES
 from .files import file_bytes
 from .folders import ResultTable, file_identity, find_images, output_folder, output_stems, same_file
@@ -56,6 +57,7 @@ from .predict import evaluating, load_networks, nearest_network
 from .preprocessing import make_masks
 from .segment import segment_images
 from .shapley import exact_shapley_values, sampled_shapley
+from .smear import check_scale, cut_frame
 from .targets import ClassLogOdds, HardDice, frozen_mask, gradcam_target
 
 # %% ../nbs/12a_explain.ipynb #e7fc34bf
@@ -339,20 +341,22 @@ def draw_explanation(image, found: Explanation):
 # %% ../nbs/12a_explain.ipynb #b6a89599
 DEFAULT_METHODS = ('len', 'shap', 'parts', 'gradcam', 'ig', 'attention')  # of the word 'all'
 COLUMNS = (
-    'file method target player value error low high r2 forwards seconds class probability warning map'
+    'file cell method target player value error low high r2 forwards seconds class probability warning map'
 ).split()
 _NUMBERS = dict.fromkeys('value error low high r2 seconds probability'.split(), 'float64') | dict(
     forwards='Int64'
 )
 
 
-def _map_name(stem: str, method: str, target: str) -> str:
+def _map_name(stem: str, cell: str, method: str, target: str) -> str:
     """The name of a map and its picture.
 
-    `STEM_METHOD`, or `STEM_TARGET_METHOD` of another target than the nucleus.
+    `STEM_METHOD`, with `_cellN` before it of another cell than the first, and `_TARGET` of another target
+    than the nucleus.
     """
+    which = '' if cell == '1' else f'_cell{cell}'
     about = '' if target == 'nucleus' else f'_{target.replace(" ", "-")}'
-    return f'{stem}{about}_{method}'
+    return f'{stem}{which}{about}_{method}'
 
 
 def _explanation_rows(found: Explanation, named: tuple, **words) -> list:
@@ -366,9 +370,15 @@ def _explanation_rows(found: Explanation, named: tuple, **words) -> list:
     return found.table.assign(**words, **numbers)[COLUMNS].to_dict('records')
 
 
-def _explanation_files(image, found: Explanation, place: Path) -> dict:
-    "`place`.npy, float32 at the size of the uint8 `image` (H, W, 3), and `place`.png, as `{path: bytes}`."
-    heat = resample(torch.from_numpy(found.map)[None, None], image.shape[:2])[0, 0].float().numpy()
+def _explanation_files(image, found: Explanation, place: Path, view: tuple, shape: tuple) -> dict:
+    """`place`.npy, float32 `shape`, 0 outside of the `view` of the cell, and `place`.png, as `{path: bytes}`.
+
+    `image`: uint8 (H, W, 3), what the view (top, left, bottom, right) shows of a picture of `shape`.
+    """
+    heat, (there, here) = np.zeros(shape, np.float32), overlap(view, shape)
+    heat[there] = (
+        resample(torch.from_numpy(found.map)[None, None], image.shape[:2])[0, 0].float().numpy()[here]
+    )
     fig = draw_explanation(image, found)
     files = {
         place.with_name(place.name + '.npy'): file_bytes(lambda buffer: np.save(buffer, heat)),
@@ -405,14 +415,25 @@ def _explain_image(image, network, methods, target: str, seed: int, samples: int
     return found, failed, named_class(network, subject.x)
 
 
-def _map_names(results, files, places, methods, target: str) -> dict:
+def _asked_cell(picture: Picture, number: int):
+    "The `cells.Cell` of that number. Raises `DataError` where there is none, or the network saw none there."
+    asked = sum(len(one.chances) > 0 for one in picture.cells)
+    if number > asked:
+        remedy = 'blood-unet segment numbers them' if asked else 'bring a picture of a stained smear'
+        raise DataError(
+            f'cell {number} of a picture with {asked or "no"} cells', f'1 to {max(asked, 1)}', remedy
+        )
+    return picture.cells[number - 1]
+
+
+def _map_names(results, files, places, methods, target: str, cell: str) -> dict:
     """The name of each map, (file, method) -> name.
 
     The one that it has already, or one that begins like those of the file's other maps.
     """
     held = {}
     for row in results.read():
-        ending = _map_name('', row['method'], row['target'])
+        ending = _map_name('', row['cell'], row['method'], row['target'])
         held[same_file(row['file'])] = row['map'].removesuffix(ending)
     kept = [held.get(same_file(file_identity(path)), '') for path in files]
     # maps of two targets may begin alike and be of two files: one of these gets another stem
@@ -420,26 +441,25 @@ def _map_names(results, files, places, methods, target: str) -> dict:
     kept = [stem if first[stem] == i else '' for i, stem in enumerate(kept)]
     stems = dict(zip(files, output_stems(files, places, kept)))
     pairs = [(path, one) for path in files for one in methods]
-    there = results.names_of(
-        [dict(file=file_identity(path), method=one, target=target) for path, one in pairs]
-    )
+    about = [dict(file=file_identity(path), cell=cell, method=one, target=target) for path, one in pairs]
     return {
-        (path, one): name or _map_name(stems[path], one, target) for (path, one), name in zip(pairs, there)
+        (path, one): name or _map_name(stems[path], cell, one, target)
+        for (path, one), name in zip(pairs, results.names_of(about))
     }
 
 
-def _claim_names(results, names: dict, target: str):
+def _claim_names(results, names: dict, target: str, cell: str):
     "Claim the names of the maps, (file, method) -> name."
     results.claim(
         [
-            dict(file=file_identity(path), method=one, target=target, map=name)
+            dict(file=file_identity(path), cell=cell, method=one, target=target, map=name)
             for (path, one), name in names.items()
         ]
     )
 
 
 def explain_files(
-    paths,  # image files of single white cells, and folders of them
+    paths,  # image files, of single cells or whole fields, and folders of them
     out,  # folder for maps, pictures and `explanations.csv`
     method: str = 'all',  # a name of `METHODS`, or 'all': those of `DEFAULT_METHODS`
     target: str = 'nucleus',  # a name of `TARGETS`
@@ -449,8 +469,12 @@ def explain_files(
     device: str = 'auto',
     progress: bool = False,
     recursive: bool = False,  # folders with what is below them, mirrored in `out`
+    cell: int = 1,  # its number in its picture, as `segment` counts: from the middle outwards
+    um_per_pixel: float = None,  # as in `segment_images`
 ) -> Explained:
-    """Explain images of single white cells; write maps, pictures and `explanations.csv` into `out`.
+    """Explain a cell of each image; write maps, pictures and `explanations.csv` into `out`.
+
+    A map has the size of its image, and is 0 outside of the square that the network is shown.
 
     `class`, `probability` in the table: what the network itself names, in one view; `segment_images` asks it
     for eight and joins a recipe, so the two may differ in an uncertain cell; `warning`: what `segment_images`
@@ -460,29 +484,36 @@ def explain_files(
     """
     check_choice(method, (*METHODS, 'all'), 'method')
     check_choice(target, TARGETS, 'target')
+    check_count(cell, 'cell')
+    check_scale(um_per_pixel)
     files, places, failed, _ = find_images(paths, recursive, out)
     methods = DEFAULT_METHODS if method == 'all' else (method,)
     networks, kinds = load_networks(model, device), ('.npy', '.png')
-    keys, mine = ['file', 'method', 'target'], []
+    keys, mine, number = ['file', 'cell', 'method', 'target'], [], str(cell)
     results = ResultTable(Path(out) / 'explanations.csv', COLUMNS, _NUMBERS, keys, 'map', kinds)
-    names = _map_names(results, files, places, methods, target)
+    names = _map_names(results, files, places, methods, target, number)
     out = output_folder(out, paths, files, [name + kind for name in names.values() for kind in kinds])
     shown = tqdm(files, disable=not progress, unit='image')
     try:
-        _claim_names(results, names, target)
+        _claim_names(results, names, target, number)
         for ((path, image, notes),) in batches(shown, failed, most=1):
-            network = nearest_network(networks, min(image.shape[:2]))
             try:
-                found, refused, named = _explain_image(image, network, methods, target, seed, samples)
+                seen = segment_images(image, networks, device, [notes], um_per_pixel=um_per_pixel)
+                view = _asked_cell(seen.pictures[0], cell).view
+                crop = cut_frame(image, view)
+                network = nearest_network(networks, min(crop.shape[:2]))
+                found, refused, named = _explain_image(crop, network, methods, target, seed, samples)
             except BloodUNetError as error:
                 failed[str(path)] = str(error)
                 continue
             failed |= {f'{path} ({name})': why for name, why in refused.items()}
-            words = dict(file=file_identity(path))
-            words['warning'] = segment_images(image, networks, device, [notes]).table.warning[0]
+            words = dict(file=file_identity(path), cell=number, warning=seen.table.warning[cell - 1])
             maps = {names[path, one.method]: one for one in found}
             rows = [_explanation_rows(one, named, map=name, **words) for name, one in maps.items()]
-            results.put(rows, [_explanation_files(image, one, out / name) for name, one in maps.items()])
+            shown_in = view, image.shape[:2]
+            results.put(
+                rows, [_explanation_files(crop, one, out / name, *shown_in) for name, one in maps.items()]
+            )
             mine += itertools.chain(*rows)
     finally:
         results.withdraw()

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOCK', 'UNFINISHED', 'WRITING', 'FoundImages', 'find_images', 'as_text', 'alike', 'output_stems', 'output_folder',
-           'earlier_rows', 'rows_bytes', 'table_bytes', 'locked', 'file_identity', 'same_file', 'ResultTable']
+           'earlier_rows', 'rows_bytes', 'table_bytes', 'locked', 'file_identity', 'same_file', 'ResultTable',
+           'tell_outcome']
 
 # %% ../nbs/00f_folders.ipynb #0f5c1d03
 import contextlib
@@ -13,6 +14,7 @@ import functools
 import io
 import math
 import os
+import sys
 import unicodedata
 import warnings
 from collections import Counter
@@ -348,10 +350,18 @@ class ResultTable:
                 for (about, rows), files in zip(groups.items(), contents or [{}] * len(groups)):
                     half, stamps = {about: rows}, {path: _stamp(path) for path in files}
                     write_all(files)
+                    self._drop_others(rows[0][self.name], files)
                     done |= half
             finally:
                 touched = any(_stamp(path) != stamp for path, stamp in stamps.items())
                 self._enter(rest, old, done, half if touched and not half.keys() & done.keys() else {})
+
+    def _drop_others(self, name, files):
+        "Take away what an earlier run left under a name, beside the files that were written now."
+        kept = {os.path.abspath(path) for path in files}
+        for path in self.files(name):
+            if files and os.path.abspath(path) not in kept:
+                path.unlink(missing_ok=True)
 
     def withdraw(self):
         "Give back what was claimed and not begun: the rows that stood there before, or none."
@@ -468,4 +478,27 @@ def _as_cell(value, dtype=None) -> str:
         return ''
     if dtype is None:
         return as_text(str(value))
+    if dtype == 'boolean':
+        return 'true' if value else 'false'
     return str(int(value)) if dtype == 'Int64' else repr(float(value))
+
+# %% ../nbs/00f_folders.ipynb #00f6d002
+def tell_outcome(table, failed: dict, done: str, most: int = 20) -> int:
+    """Print the warnings of a table of results, `most` of them, and what was done; failures go to stderr.
+
+    `table`: rows with `file`, `cell` and `warning`; `failed`: a reason for each file; `done`: in words.
+    Returns the exit status: 1 where something failed, else 0.
+    """
+    warned = table[table.warning.ne('') & ~table.warning.str.startswith('not segmented')].drop_duplicates(
+        ['file', 'warning']
+    )
+    several = set(warned.file[warned.file.duplicated()])
+    for row in warned.head(most).to_dict('records'):
+        which = f", cell {row['cell']}" if row['file'] in several else ''
+        print(f"warning: {row['file']}{which}: {row['warning']}")
+    if len(warned) > most:
+        print(f'and {len(warned) - most} more warnings, in the table')
+    for file, why in failed.items():
+        print(f'failed:  {file}: {why}', file=sys.stderr)
+    print(done)
+    return int(bool(failed))

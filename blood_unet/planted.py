@@ -22,7 +22,7 @@ from .novelty import class_distance
 from .odd_parts import CELL_PARTS, PIXEL_PARTS, odd_parts, part_changes, pixel_shares
 from .predict import load_networks
 from .reference import Reference, haematological_measurements, judge, picture_look
-from .segment import find_cells
+from .cells import outline_cells
 
 # %% ../nbs/10e_planted.ipynb #10e00008
 def _part(nucleus, cell, name: str):
@@ -216,7 +216,7 @@ class _Bench(NamedTuple):
     networks: list
 
     def measure(self, images, labels, masks=None) -> _Measured:
-        masks = find_cells(list(images), self.networks)[0] if masks is None else masks
+        masks = outline_cells(list(images), self.networks)[0] if masks is None else masks
         values = haematological_measurements(images, *zip(*masks)).to_numpy()
         score = judge(self.reference, values, labels, with_p=False).anomaly_score.to_numpy()
         colours, usual = (
@@ -230,8 +230,8 @@ class _Bench(NamedTuple):
 
 
 def make_bench(home: Cells, networks) -> _Bench:
-    "Labelled healthy cells as a `Reference`, in groups by class, on the masks of `segment_images`."
-    values = haematological_measurements(home.images, *zip(*find_cells(list(home.images), networks)[0]))
+    "Labelled healthy cells as a `Reference`, in groups by class, on the masks of `outline_cells`."
+    values = haematological_measurements(home.images, *zip(*outline_cells(list(home.images), networks)[0]))
     reference = Reference(values.to_numpy(), picture_look(home.images), np.asarray(home.labels))
     return _Bench(home, reference, networks)
 
@@ -300,7 +300,7 @@ def planted_protocol(
     """
     networks = load_networks(model)
     bench = make_bench(home, networks)
-    masks, _, _ = find_cells(list(asked.images), networks)
+    masks, _ = outline_cells(list(asked.images), networks)
     rows = np.flatnonzero([min(nucleus.sum(), (cell & ~nucleus).sum()) >= 50 for nucleus, cell in masks])
     images, masks = asked.images[rows], [masks[i] for i in rows]
     before = bench.measure(images, asked.labels[rows], masks)

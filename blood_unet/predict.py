@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core import CheckpointError, DeviceError
+from .core import CheckpointError, DeviceError, check_choice
 from .images import check_images, resample, target_shape, to_tensor
 from .model import N_CLASSES, Output, from_pretrained
 
@@ -133,18 +133,20 @@ def predict(model, images, batch_size: int = None, device: str = 'auto', size: i
 
 # %% ../nbs/03b_predict.ipynb #59d6c476
 class TestTimeAugmentation(nn.Module):
-    """Average a network's mask and class probabilities over the eight symmetries of the square.
+    """Average a network's mask and class probabilities over symmetries of the square.
 
-    `predict` takes it like the network.
+    `views`: all 8 of them; 4: half a turn, mirrored or not; 2: mirrored or not. `predict` takes it like the
+    network.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, views: int = 8):
         super().__init__()
-        self.model, self.config = model, model.config
+        check_choice(views, (8, 4, 2), 'views')
+        self.model, self.config, self.turns = model, model.config, range(0, 4, 8 // views)
 
     def forward(self, x) -> Output:
         outputs = []
-        for turn in range(4):
+        for turn in self.turns:
             for flip in (False, True):
                 view = torch.rot90(x.flip(-1) if flip else x, turn, (-2, -1)).contiguous()
                 masks, classes = self.model(view)

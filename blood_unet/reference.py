@@ -384,17 +384,18 @@ def judge_at_home(images, nucleus, cell, classes) -> pd.DataFrame:
     return rows.assign(anomaly_reason=[f"unlike BloodMNIST's: {why}" for why in rows.anomaly_reason])
 
 
-def judge_images(images, nucleus, cell, classes, reference: Reference = None) -> tuple:
+def judge_images(images, nucleus, cell, classes, reference: Reference = None, look: Look = None) -> tuple:
     """Columns `JUDGED` of cells in their pictures, and what keeps each from being compared, in words or ''.
 
     `images`: uint8, N of (H, W, 3); `nucleus`, `cell`: their bool masks; `classes` (N,): positions in
-    `data.CLASSES`; `reference`: healthy cells of the same microscope, or None: see `judge_at_home`. Areas are
-    not compared with pictures of another size.
+    `data.CLASSES`; `reference`: healthy cells of the same microscope, or None: see `judge_at_home`; `look`:
+    of the pictures that the images were cut from, None: of the images. Areas are not compared with pictures
+    of another size.
     """
     if reference is None or not len(images):
         return judge_at_home(images, nucleus, cell, classes), [''] * len(images)
     values = haematological_measurements(images, nucleus, cell).to_numpy(copy=True)
-    said = look_warnings(reference, picture_look(images))
+    said = look_warnings(reference, look or picture_look(images))
     values[['areas' in words for words in said], NAMES.index('nucleus_log_area')] = np.nan
     groups = None if len(np.unique(reference.groups)) == 1 else classes
     return judge(reference, values, groups), said

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from blood_unet.claims import ledger, record_digests, stale
+from blood_unet.claims import claims_text, ledger, record_digests, stale
 from blood_unet.core import DataError
 from blood_unet.ledger import claims_file, find_evidence, read_claims
 
@@ -140,3 +140,116 @@ def test_a_results_file_without_an_interval_is_refused():
     reading['evidence'][0]['path'] = ['variants']
     with pytest.raises(DataError, match='claims.yaml, line'):
         find_evidence(reading, read_claims())
+
+
+# the command
+
+KEYS = {'id', 'section', 'verdict', 'plain_verdict', 'value', 'low', 'high', 'tolerance', 'evidence'}
+COMMAND = 'from blood_unet.cli import main; main()'
+STRUCK = f"""import os, signal
+replace = os.replace
+def struck(*paths):
+    {{strike}}
+os.replace = struck
+{COMMAND}"""
+
+
+def command(*words, code=COMMAND):
+    "`blood-unet claims` in a process of its own."
+    told = [sys.executable, '-c', code, 'claims', *map(str, words)]
+    return subprocess.run(
+        told, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(TOP)}, timeout=300
+    )
+
+
+def test_the_command_shows_every_statement_and_counts_the_verdicts(rows):
+    done = command()
+    lines = done.stdout.rstrip('\n').split('\n')
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert 80 <= max(map(len, lines)) <= 120
+    told = rows[~rows.name_only]
+    words = {line.split()[0]: line for line in lines if line}
+    for row in told.itertuples():
+        assert words[row.id].startswith(f'{row.id:24}{row.kindest:13}{row.plain:13}{row.verdict:13}')
+    heads = next(line for line in lines if line.startswith(f'{len(told)} STATEMENTS')).split('STATEMENTS')[1]
+    heads = [said.strip() for said in heads.split('  ') if said]
+    for kind, said in (('kindest', 'read kindest'), ('plain', 'read plainly'), ('verdict', 'all readings')):
+        (line,) = [line for line in lines if line.startswith(f'{said}  ')]
+        shown = dict(zip(heads, map(int, line.removeprefix(said).split())))
+        counted = told[kind].value_counts().to_dict()
+        assert {name: n for name, n in shown.items() if n} == counted
+    assert not (TOP / 'claims.json').exists()
+
+
+def test_the_command_keeps_them_as_json(rows, tmp_path):
+    done = command('--out', tmp_path / 'new' / 'folder')
+    assert done.returncode == 0 and 'claims.json holds them' in done.stdout, done.stderr
+    kept = json.loads((tmp_path / 'new' / 'folder' / 'claims.json').read_text())
+    told = rows[~rows.name_only]
+    assert [row['id'] for row in kept] == told.id.tolist()
+    begins = tuple(VERDICTS - {'not measured'})
+    for row, verdict, value in zip(kept, told.verdict, told.value):
+        assert set(row) == KEYS
+        assert row['verdict'].startswith(begins) and row['plain_verdict'].startswith(begins)
+        assert row['verdict'] == verdict.replace('not measured', 'undecided: not measured')
+        assert (row['value'] is None) == (value != value) == (row['evidence'] is None)
+        assert row['value'] is None or row['low'] <= row['value'] <= row['high']
+    assert [path.name for path in (tmp_path / 'new' / 'folder').iterdir()] == ['claims.json']
+
+
+def test_out_that_is_no_folder_is_refused_before_anything_is_shown(tmp_path):
+    (tmp_path / 'file').write_text('mine')
+    done = command('--out', tmp_path / 'file')
+    assert (done.returncode, done.stdout, (tmp_path / 'file').read_text()) == (1, '', 'mine')
+    assert 'got output folder' in done.stderr and 'expected a folder that can be written' in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert command('--out').returncode == 2
+
+
+@pytest.mark.parametrize(
+    'strike, status',
+    [
+        ('os.kill(os.getpid(), signal.SIGKILL)', {-9}),
+        ('os.kill(os.getpid(), signal.SIGTERM)', {1, 130}),
+        ("raise OSError(28, 'No space left on device')", {1}),
+    ],
+    ids=['killed', 'terminated', 'full disk'],
+)
+def test_nothing_is_half_written(tmp_path, strike, status):
+    def left(ours=False):
+        names = [path.name for path in tmp_path.iterdir() if ours or not path.name.startswith('.')]
+        return {name: (tmp_path / name).read_text() for name in names}
+
+    killed = status == {-9}
+    struck = STRUCK.format(strike=strike)
+    assert command('--out', tmp_path, code=struck).returncode in status and left(not killed) == {}
+    (tmp_path / 'claims.json').write_text('earlier')
+    assert command('--out', tmp_path, code=struck).returncode in status
+    assert left(not killed) == {'claims.json': 'earlier'}
+    if killed:
+        assert len(left(True)) == 2, 'the second left a temporary file, and took that of the first away'
+        assert command('--out', tmp_path).returncode == 0
+        assert len(json.loads(left(True).pop('claims.json'))) == 87 and len(left(True)) == 1
+
+
+def test_the_command_of_an_installed_package(checkout):
+    book = checkout.folder / 'blood_unet' / 'book'
+    book.mkdir()
+    shutil.move(checkout.folder / 'nbs' / 'claims.yaml', book)
+    shutil.move(checkout.folder / 'bench' / 'results', book / 'results')
+    shown = checkout('print(tell_claims("out"))')
+    assert shown.stdout.startswith(claims_text(ledger())), shown.stderr
+    assert json.loads((checkout.folder / 'out' / 'claims.json').read_text())
+
+
+def test_a_package_without_its_ledger_says_what_it_needs(checkout):
+    (checkout.folder / 'nbs' / 'claims.yaml').unlink()
+    done = checkout(f"import sys; sys.argv = ['blood-unet', 'claims']; {COMMAND}")
+    assert done.returncode == 1 and "no claims.yaml beside or inside" in done.stderr
+    assert 'install blood_unet again' in done.stderr
+
+
+def test_without_pyyaml_the_command_says_how_to_get_it(tmp_path):
+    done = command('--out', tmp_path, code=f"import sys; sys.modules['yaml'] = None; {COMMAND}")
+    assert done.returncode == 1 and 'pip install "blood_unet[notebooks]"' in done.stderr
+    assert 'Traceback' not in done.stderr and not list(tmp_path.iterdir())

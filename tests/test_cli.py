@@ -42,7 +42,7 @@ def test_segment_as_a_command(slide, tmp_path):
     assert done.returncode == 1
     assert '6 images segmented, 1 failed' in done.stdout
     assert 'bad.png' in done.stderr and 'Traceback' not in done.stderr
-    assert len(list((tmp_path / 'out').iterdir())) == 3 * 6 + 1
+    assert len(list((tmp_path / 'out').iterdir())) == 3 * 6 + 2  # cells.csv, differential.csv
 
 
 def test_nothing_to_do_is_an_error(tmp_path):

@@ -16,6 +16,7 @@ from blood_unet.images import read_image
 from blood_unet.predict import load_networks, nearest_network
 from blood_unet.reference import JUDGED, load_reference
 from blood_unet.segment import COLUMNS, segment_images
+from blood_unet.smear import cut_frame
 
 SIDES = (
     36,
@@ -64,7 +65,8 @@ def test_segment_three_ways(picture, explorer, tmp_path):
         mask = np.asarray(Image.open(tmp_path / 'out' / f'x_{kind}.png')) > 127
         assert mask.any()
         np.testing.assert_array_equal(getattr(python, kind)[0], mask)
-        np.testing.assert_array_equal(getattr(seen, kind)[0], mask)
+        view = explorer.place.view  # the explorer shows the cell alone
+        np.testing.assert_array_equal(getattr(seen, kind)[0], cut_frame(mask, view))
     for column in COLUMNS[1:-1]:
         if column == 'anomaly_p':  # there is none without healthy cells of the same microscope
             assert row[column] == '' and np.isnan([python.table[column][0], seen.table[column][0]]).all()
@@ -94,8 +96,9 @@ def test_a_reference_by_command_and_python(picture, tmp_path):
 def test_explain_three_ways(picture, explorer, tmp_path, target):
     explorer.target.value = target
     assert explorer.error is None and not explorer.view.problem, explorer.view.problem
-    network = nearest_network(load_networks('auto', 'cpu'), min(read_image(picture).shape[:2]))
-    subject = make_subject(read_image(picture), network)
+    image = cut_frame(read_image(picture), explorer.place.view)
+    network = nearest_network(load_networks('auto', 'cpu'), min(image.shape[:2]))
+    subject = make_subject(image, network)
     for found in (explorer.view.heat, explorer.view.line, explorer.view.shap):
         options = ('--method', found.method, '--target', target, '--samples', 64, '--device', 'cpu')
         command('explain', picture, '--out', tmp_path / found.method, *options)

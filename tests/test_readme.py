@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from blood_unet.claims import ledger
+from blood_unet.claims import claim_readings, judge_reading, ledger
+from blood_unet.ledger import read_claims
 
 TOP = Path(__file__).parent.parent
 README = (TOP / 'README.md').read_text()
@@ -47,6 +48,13 @@ def test_what_the_readme_says_of_other_laboratories():
         assert place['row']['five']['high'] < 0.9 < home['five']['low']
 
 
+def test_what_the_readme_says_of_certain_classes():
+    "'Believe what is `certain`': fewer of the certain cells are wrong than of all, everywhere."
+    for place in BENCH['read_results']('laboratories')['sets'].values():
+        row = place['row']
+        assert row['wrong_of_certain']['mean'] < 1 - row['eight']['mean']
+
+
 def test_what_the_readme_says_of_odd_cells():
     "'Immature cells are found. The given blasts too, but the colour of the slide alone gives them away.'"
     found, immature = (BENCH['read_results'](name) for name in ('blasts', 'haematological'))
@@ -66,14 +74,39 @@ def test_what_the_readme_says_of_the_claims():
     plain = rows.plain.value_counts()
     said = f'[{len(rows)} statements, judged](nbs/11b_claims.ipynb)'
     assert (
-        f"{said}: read plainly {plain['supported']} supported, {plain['contradicted']} contradicted."
-        in README
+        f"{said} (`blood-unet claims`): read plainly {plain['supported']} supported,"
+        f" {plain['contradicted']} contradicted." in README
     )
+
+
+def test_what_the_readme_says_of_the_five_claims_that_matter_most():
+    claims = read_claims()
+    rows, each = ledger(claims).set_index('id'), {row['id']: row['readings'] for row in claims.rows}
+    five = 'mask-recipe', 'anomaly-efficacy', 'attention-accuracy', 'combine-better', 'fig5-centre'
+    assert all(rows.plain[name] == 'contradicted' for name in five)
+    sizes = claim_readings(claims).groupby('id').comparisons.first()
+
+    def plain(name):
+        (reading,) = (one for one in each[name] if one.get('plain'))
+        return judge_reading(reading, claims, sizes[name])[:2]
+
+    masks, gain = ([one.value for one in plain(name)[0]] for name in ('mask-recipe', 'attention-accuracy'))
+    (diseases,), _ = plain('anomaly-efficacy')
+    (_, together), (_, centre) = plain('combine-better'), plain('fig5-centre')
+    shown = (
+        'The five that matter most are contradicted:\n',
+        f'Dice with experts {min(masks):.2f} to {max(masks):.2f}.',
+        f'gains {min(gain):.3f} to {max(gain):.3f} of nucleus Dice',
+        f'than SHAP in {together.count("supported")} of {len(together)} comparisons',
+        f'worse in {together.count("contradicted")}.',
+        f'{centre.count("contradicted")} of {len(centre)} maps follow a cell moved away.',
+    )
+    assert all(words in README for words in shown), shown
+    assert diseases.value == 0
 
 
 def test_what_the_page_of_measurements_says_of_them():
     text, read = (TOP / 'bench' / 'README.md').read_text(), BENCH['read_results']
-    assert f"square of {read('laboratories')['recipe']['bccd_side']} px" in text
     assert f"is above {read('metrics')['bound']:.2f} in each".replace('0.', '.') in text
     for masks in read('adaptation')['sets'].values():
         alone, combined = (masks[key]['report']['paired'] for key in ('nucleus', 'nucleus, settled'))
@@ -106,8 +139,9 @@ from blood_unet.data import phantom
 Image.fromarray(phantom(1, size=64, seed=0).images[0]).save('my_cell.png')
 """
     head, row = run(draw + code, tmp_path).splitlines()
-    assert head.split() == ['class', 'nucleus_px', 'nc_ratio', 'warning']
-    number, _, nucleus, ratio = re.match(r'(\d+) +(\D+?) +(\d+) +([.\d]+)', row).groups()
+    assert head.split() == ['class', 'certain', 'nucleus_px', 'nc_ratio']
+    found = re.match(r'(\d+) +(\D+?) +(?:True|False) +(\d+) +([.\d]+)', row)
+    number, _, nucleus, ratio = found.groups()
     assert number == '0' and int(nucleus) > 0 and 0 < float(ratio) <= 1
 
 

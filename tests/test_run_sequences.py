@@ -35,6 +35,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from blood_unet import cli, explain, files, segment
+from blood_unet.cells import Cell, Picture
 from blood_unet.core import LeftOutWarning, ParameterError
 from blood_unet.data import CLASSES
 from blood_unet.folders import UNFINISHED, WRITING
@@ -70,7 +71,7 @@ def nucleus_of(image):
     return image[..., 0] < 100
 
 
-def fake_segmentation(images, networks, device='auto', notes=None, reference=None):
+def fake_segmentation(images, networks, device='auto', notes=None, **asked):
     "Stands for `segment_images`."
     meet()
     images = [images] if isinstance(images, np.ndarray) else images
@@ -78,12 +79,26 @@ def fake_segmentation(images, networks, device='auto', notes=None, reference=Non
     chance = np.eye(len(CLASSES))[[int(nucleus.sum()) % len(CLASSES) for nucleus in nuclei]]
     lines = [
         {'class': CLASSES[int(p.argmax())], 'nucleus_px': int(nucleus.sum()), 'warning': ''}
-        | dict(zip(segment.COLUMNS[2:10], p))
-        | dict(nucleus_fraction=float(nucleus.mean()), nc_ratio=1 / 3, nucleus_parts=1)
-        | dict(anomaly_score=2 / 7, anomaly_reason='none, drawn')
-        for nucleus, p in zip(nuclei, chance)
+        | dict(zip(segment.CHANCES, p))
+        | dict(image=i, cell=1, certain=True, left=0, top=0, right=16, bottom=16)
+        | dict(um_per_pixel=0.25, scale='given', nucleus_fraction=float(nucleus.mean()), nc_ratio=1 / 3)
+        | dict(nucleus_parts=1, anomaly_score=2 / 7, anomaly_reason='none, drawn')
+        for i, (nucleus, p) in enumerate(zip(nuclei, chance))
     ]
-    return segment.Segmentation(nuclei, nuclei, chance, pd.DataFrame(lines, columns=segment.COLUMNS[1:-1]))
+    view, none = (0, 0, 16, 16), np.zeros((0, 16, 16, 3))
+    found = [
+        Cell('white cell', view, view, view, image, nucleus, nucleus, none, none, p[None], False, False)
+        for image, nucleus, p in zip(images, nuclei, chance)
+    ]
+    pictures = [Picture([one], None, True) for one in found]
+    table = pd.DataFrame(lines, columns=['image', *segment.COLUMNS[1:-1]])
+    return segment.Segmentation(nuclei, nuclei, chance, table, pictures)
+
+
+def fake_differential(named, certain, confusion, classes):
+    "Stands for `differential`: the count alone."
+    counts = pd.DataFrame({'class': classes, 'cells': [named.count(name) for name in classes]})
+    return counts.reindex(columns=segment.SHARES)
 
 
 def fake_explanation(subject, network, method, target, seed=0, samples=512):
@@ -170,6 +185,7 @@ def fakes():
         for module in (segment, explain):
             patch.setattr(module, 'load_networks', fake_networks)
             patch.setattr(module, 'segment_images', fake_segmentation)
+        patch.setattr(segment, 'differential', fake_differential)
         patch.setattr(segment, 'batches', functools.partial(segment.batches, most=2))
         patch.setattr(segment, 'overlay', lambda image, *masks: image)
         patch.setattr(segment, 'result_pictures', befalling(segment.result_pictures, ['picture']))
@@ -427,9 +443,9 @@ class World:
             told = {(row['file'], row.get('method'), row.get('target'), row.get('map')) for row in rows}
             count = len(rows if path.name == 'cells.csv' else told)
             assert len({key[:3] for key in told}) == count, f'{path}: {rows}'
-            named.add(path)
+            named.update((path, path.with_name(segment.DIFFERENTIAL)))
         lonely = self.found.keys() - named - self.own.keys()
-        lonely = {path for path in lonely if not self.is_left(path)}
+        lonely = {p for p in lonely if not self.is_left(p) and p.name != segment.DIFFERENTIAL}
         assert not lonely, f'files without their row: {lonely}'
 
     def is_left(self, path) -> bool:
@@ -613,7 +629,8 @@ class World:
             assert old == new, f'{path}: rows of others'
             touched = [row for side in sides for row in side if about(row) in ours]
             own.update(file for row in touched for file in files_of(path.parent, row))
-        for path in before.keys() - own - {table for table, _ in mine}:
+        counts = {table.with_name(segment.DIFFERENTIAL) for table, _ in mine}
+        for path in before.keys() - own - counts - {table for table, _ in mine}:
             as_it_was = self.found.get(path) == before[path]
             assert as_it_was or self.is_left(path), f'{path}, which is no file of this run'
 
@@ -808,7 +825,8 @@ def test_the_command_twice_at_once(tmp_path):
     assert {row['map'] for row in maps} == {f'{code}_class_ig' for code in (6, 7, 8)}
     assert all(row['class'] for row in (*cells, *maps))
     written = {path for path in world.found if path.parent == tmp_path / 'o'}
-    assert written == world.named() | set(tables), 'no file without its row, and no lock'
+    counts = {tmp_path / 'o' / segment.DIFFERENTIAL}
+    assert written == world.named() | set(tables) | counts, 'no file without its row, and no lock'
 
 
 @pytest.mark.parametrize('how', ['SIGTERM', 'SIGKILL'])
