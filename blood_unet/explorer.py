@@ -133,8 +133,8 @@ def cell_alone(found: Segmentation, number: int, view) -> Segmentation:
     return Segmentation(*masks, table[CHANCES].to_numpy(float), table, found.pictures)
 
 
-def _masked_cell(subject, place, picture, networks, device) -> Segmentation:
-    "The cell of a subject after its view was changed into `picture`"
+def _masked_cell(place, picture, networks, device) -> Segmentation:
+    "The cell of a place after its view was changed into `picture`"
     changed, (there, here) = place.picture.copy(), overlap(place.view, place.picture.shape[:2])
     changed[there] = picture[here]
     found = segment_images(changed, networks, device)
@@ -183,7 +183,7 @@ def make_view(
     view = CellView(subject, name, target, whole)
     if hidden:
         picture = once(('picture', hidden), hide_parts, subject, hidden)
-        masked = once(('masked', hidden), _masked_cell, subject, place, picture, networks, device)
+        masked = once(('masked', hidden), _masked_cell, place, picture, networks, device)
         view = replace(view, hidden=hidden, without=picture, masked=masked)
     try:
         heat, line, shap = (

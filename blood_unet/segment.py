@@ -153,13 +153,12 @@ def picture_foreignness(picture: Picture) -> list:
     return (far / PROOF if few else far).tolist()
 
 
-def name_cell(found, picture: Picture, foreign: float, classes=CLASSES) -> Named:
+def name_cell(found, picture: Picture, foreign: float, words, classes=CLASSES) -> Named:
     """The class of a `cells.Cell` of a picture among `classes`, and whether it is certain.
 
-    `foreign`: of `picture_foreignness`. A platelet that the network was not asked about has NaN in its
-    chances: it is told by its size.
+    `foreign`: of `picture_foreignness`; `words`: of `picture_words` and `cell_words`. A platelet that the
+    network was not asked about has NaN in its chances: it is told by its size.
     """
-    words = picture_words(picture) + cell_words(found)
     if not len(found.chances):
         return Named(np.full(len(CLASSES), np.nan), not words, words)
     opinions, k = cell_opinions(found, picture), len(found.chances)
@@ -213,13 +212,12 @@ def _measured(found, shape) -> dict:
     )
 
 
-def _cell_row(number, found, named, foreign, picture, shape, notes) -> dict:
+def _cell_row(number, found, named, foreign, picture, shape, words) -> dict:
     "The row of a cell, without what it is compared with"
-    ruler, words = picture.located.ruler, picture_words(picture) + cell_words(found)
+    ruler, said = picture.located.ruler, list(words)
     kind = 'platelet' if np.isnan(named.chances).any() else CLASSES[int(named.chances.argmax())]
     if kind == 'platelet' and found.nucleus.any():
-        words.append('a platelet has no nucleus: what is outlined is its stained centre')
-    said = [f'input: {note}' for note in notes] + words
+        said.append('a platelet has no nucleus: what is outlined is its stained centre')
     if not named.certain:
         why = [reason for reason in named.reasons if reason not in words]
         said.append('class uncertain' + (f': {", ".join(why)}' if why else ''))
@@ -297,10 +295,12 @@ def segment_images(
 def _picture_rows(image, picture, notes, classes) -> list:
     "The rows of a picture's cells"
     foreign, rows = iter(picture_foreignness(picture)), []
+    inputs, about = [f'input: {note}' for note in notes], picture_words(picture)
     for number, found in enumerate(picture.cells, 1):
         far = next(foreign) if len(found.chances) else np.nan
-        named = name_cell(found, picture, far, classes)
-        rows.append(_cell_row(number, found, named, far, picture, image.shape[:2], notes))
+        words = about + cell_words(found)
+        named = name_cell(found, picture, far, words, classes)
+        rows.append(_cell_row(number, found, named, far, picture, image.shape[:2], inputs + words))
     return rows
 
 

@@ -16,7 +16,7 @@ from scipy import ndimage as ndi
 from .core import ImageError, ParameterError
 from .images import MIN_SIDE, check_images, is_gray, resize
 from .preprocessing import cell as cell_recipe
-from .ruler import RED_CELL, Ruler, find_ruler, resize_map, shrink, stain_limit, stain_maps
+from .ruler import RED_CELL, SURE, Ruler, find_ruler, resize_map, shrink, stain_limit, stain_maps
 
 # %% ../nbs/02c_smear.ipynb #02cs0007
 SIDE = 64
@@ -314,7 +314,7 @@ def _warnings(image, ruler, maps, cells):
         words.append('no empty slide is seen: is it a smear?')
     if ruler.found == 'nuclei':
         words.append('scale guessed from the nuclei: no red cell found')
-    if ruler.found == 'red cells' and len(ruler.diameters) < 3:
+    if ruler.found == 'red cells' and len(ruler.diameters) < SURE:
         words.append('the scale hangs on few red cells')
     if not any(c.kind == 'white cell' for c in cells):
         words.append('no white cell found')
