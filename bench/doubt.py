@@ -22,6 +22,7 @@ from PIL import Image
 from scipy import ndimage as ndi
 from scipy.stats import binomtest
 
+from blood_unet.cells import cell_masks
 from blood_unet.core import versions
 from blood_unet.data import CLASSES, find_data, load_cells
 from blood_unet.doubt import (
@@ -43,7 +44,6 @@ from blood_unet.files import atomic_path, write_json
 from blood_unet.images import read_image
 from blood_unet.morphology import load_opinion, relative_measurements
 from blood_unet.predict import TestTimeAugmentation, load_networks, predict
-from blood_unet.segment import cell_masks
 from blood_unet.smear import CANONICAL, HOME, SIDE, canonical_cells, colour_gain, locate
 
 RESULT = Path(__file__).parent / 'results' / 'doubt.json'

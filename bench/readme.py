@@ -147,6 +147,26 @@ def results() -> str:
     return f'{dice}\n\n{accuracy}\n'
 
 
+def own_laboratory() -> str:
+    "The class after `blood-unet adapt`, by what was given, as Markdown."
+    found = read_results('own_laboratory')['sets']
+    rows = []
+    for place, row in ((name, found[name]) for name in PLACES if name in found):
+        given = {'nothing': row['before_of_not_drawn']}
+        given |= {f'{k} labels a class': numbers for k, numbers in row['labels'].items()}
+        given['5, settings of the other two'] = row['left_out']
+        keys = ('eight', 'five', 'five_balanced', 'certain', 'wrong_of_certain')
+        rows += [[PLACES[place], what, *(say(numbers[k]) for k in keys)] for what, numbers in given.items()]
+    head = ['cells of', 'learnt from', 'right, of eight', 'of five', 'each class equally', 'certain']
+    draws = markdown([*head, 'wrong of the certain'], rows)
+    rows = [
+        [PLACES[place], *(f'{row["without_labels"][k]:.3f} ({row["before"][k]:.3f})' for k in keys)]
+        for place, row in ((name, found[name]) for name in PLACES if name in found)
+    ]
+    whole = markdown(['all cells of', *head[2:], 'wrong of the certain'], rows)
+    return f'{draws}\n\nWithout labels, and in brackets without learning at all:\n\n{whole}\n'
+
+
 def laboratories() -> str:
     "The class on cells of other laboratories, and which cells of which class are called what, as Markdown."
     found = read_results('laboratories')['sets']
@@ -588,6 +608,12 @@ PROGRAMS = (
         ('laboratories',),
     ),
     Program(
+        'own_laboratory.py',
+        'the class after `blood-unet adapt` in three other laboratories, by the labels given of each class',
+        'minutes',
+        ('own_laboratory',),
+    ),
+    Program(
         'morphology.py',
         'makes the second opinion by shape and texture; the class by it, by the network and by both, on three'
         ' other laboratories',
@@ -741,6 +767,7 @@ TABLES = (
     (PAGE, 'scripts', scripts),
     (PAGE, 'results', results),
     (PAGE, 'laboratories', laboratories),
+    (PAGE, 'own_laboratory', own_laboratory),
     (PAGE, 'classification', classification),
     (PAGE, 'shifts', shifts),
     (PAGE, 'explanations', explanations),

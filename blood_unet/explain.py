@@ -53,9 +53,9 @@ from blood_unet.images import (
 )
 from .local_surrogate import local_surrogate
 from .plots import draw_bars, draw_map
-from .predict import evaluating, load_networks, nearest_network
+from .predict import evaluating, nearest_network
 from .preprocessing import make_masks
-from .segment import segment_images
+from .segment import open_model, segment_images
 from .shapley import exact_shapley_values, sampled_shapley
 from .smear import check_scale, cut_frame
 from .targets import ClassLogOdds, HardDice, frozen_mask, gradcam_target
@@ -488,7 +488,7 @@ def explain_files(
     check_scale(um_per_pixel)
     files, places, failed, _ = find_images(paths, recursive, out)
     methods = DEFAULT_METHODS if method == 'all' else (method,)
-    networks, kinds = load_networks(model, device), ('.npy', '.png')
+    (networks, adaptation), kinds = open_model(model, device), ('.npy', '.png')
     keys, mine, number = ['file', 'cell', 'method', 'target'], [], str(cell)
     results = ResultTable(Path(out) / 'explanations.csv', COLUMNS, _NUMBERS, keys, 'map', kinds)
     names = _map_names(results, files, places, methods, target, number)
@@ -498,7 +498,9 @@ def explain_files(
         _claim_names(results, names, target, number)
         for ((path, image, notes),) in batches(shown, failed, most=1):
             try:
-                seen = segment_images(image, networks, device, [notes], um_per_pixel=um_per_pixel)
+                seen = segment_images(
+                    image, networks, device, [notes], None, um_per_pixel, adaptation=adaptation
+                )
                 view = _asked_cell(seen.pictures[0], cell).view
                 crop = cut_frame(image, view)
                 network = nearest_network(networks, min(crop.shape[:2]))

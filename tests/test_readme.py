@@ -1,5 +1,8 @@
 """The pages for readers: tables hold what was measured, Python runs as pasted, links lead somewhere."""
 
+import ast
+import importlib
+import importlib.util
 import json
 import os
 import re
@@ -37,6 +40,21 @@ def test_every_program_and_every_result_is_named():
     assert {p.stem for p in (TOP / 'bench' / 'results').glob('*.json')} <= written
 
 
+@pytest.mark.parametrize('path', sorted((TOP / 'bench').glob('*.py')), ids=lambda path: path.stem)
+def test_what_a_program_imports_is_there(path):
+    "Programs run seldom: a name that has moved would be missed on that day."
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or '').split('.')[0] == 'blood_unet':
+            module = importlib.import_module(node.module)
+            names = [alias.name for alias in node.names]
+            there = {name for name in names if hasattr(module, name) or is_module(f'{node.module}.{name}')}
+            assert set(names) == there, f'{path.name} imports {set(names) - there} from {node.module}'
+
+
+def is_module(name) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
 def test_what_the_readme_says_of_other_laboratories():
     "'In other laboratories the outlines hold and the class does not.'"
     measured = {name: BENCH['read_results'](name)['sets'] for name in ('segment', 'laboratories')}
@@ -53,6 +71,22 @@ def test_what_the_readme_says_of_certain_classes():
     for place in BENCH['read_results']('laboratories')['sets'].values():
         row = place['row']
         assert row['wrong_of_certain']['mean'] < 1 - row['eight']['mean']
+
+
+def test_what_the_readme_says_of_a_laboratory_of_ones_own():
+    "'Of eight classes ... are then right', in the order of the table below it."
+    found = BENCH['read_results']('own_laboratory')['sets']
+    places = [README.index(f'| {title}') for title in ('Jiangxi', 'CellaVision', 'BCCD')]
+    assert places == sorted(places)
+
+    def percents(part):
+        jiangxi, cellavision, bccd = (
+            100 * part(found[name])['eight']['mean'] for name in ('jiangxi', 'cellavision', 'bccd')
+        )
+        return f'{jiangxi:.0f}, {cellavision:.0f} and {bccd:.0f} %'
+
+    after, before = percents(lambda row: row['labels']['5']), percents(lambda row: row['before_of_not_drawn'])
+    assert f'Of eight classes {after} are then right in the laboratories below, not {before}.' in README
 
 
 def test_what_the_readme_says_of_odd_cells():
