@@ -502,6 +502,8 @@ class Explorer:
         self.title, self.below, self.status = w.HTML(), w.HTML(), w.HTML()
         self.which = w.ToggleButtons(options=[('none', 0)], layout=dict(display='none'))
         self.overview = w.Image(format='png', layout=dict(display='none', max_width='640px'))
+        for widget, name in ((self.picture, 'picture'), (self.overview, 'field'), (self.which, 'cells')):
+            widget.add_class(f'blood-unet-{name}')
 
     def arrange(self, w):
         "Put the widgets into a box: what is asked at the left, what is shown at the right."

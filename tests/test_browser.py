@@ -168,6 +168,12 @@ class Page:
             self.box.get_by_role('button', name='Open a picture').click()
         chooser.value.set_files(path)
 
+    def field(self):
+        "Are a field's overview and the buttons of its cells to be seen?"
+        parts = [self.box.locator(f'.blood-unet-{name}') for name in ('field', 'cells')]
+        assert [part.count() for part in parts] == [1, 1]
+        return [part.is_visible() for part in parts]
+
     def title(self):
         return self.box.locator('h3').inner_text()
 
@@ -175,7 +181,7 @@ class Page:
         "Wait for a step to end; it must have ended well, with `words`, and with a picture not seen before."
         now = (
             "b => { const s = b.querySelector('.blood-unet-status'); return [s ? s.innerText : '', s ?"
-            " s.className : '', (b.querySelector('img') || {}).src || ''] }"
+            " s.className : '', (b.querySelector('.blood-unet-picture') || {}).src || ''] }"
         )
         until = time.monotonic() + SECONDS
         while True:
@@ -190,10 +196,9 @@ class Page:
                 break
             self.page.wait_for_timeout(50)
         assert 'good' in kind and words in text, f'the explorer says: {text}'
-        assert (
-            self.box.locator('img').count() == 1
-            and self.box.locator('img').evaluate('im => im.decode().then(() => im.naturalWidth)') > 1000
-        )
+        shown = self.box.locator('img.blood-unet-picture')
+        assert shown.count() == 1 and shown.is_visible()
+        assert shown.evaluate('im => im.decode().then(() => im.naturalWidth)') > 1000
         assert not picture or source not in self.seen, f'{words}: the picture has not changed'
         self.seen.append(source)
         return text
@@ -205,6 +210,7 @@ def click_through(lab, chromium, folder):
     e = Page(page, box)
     try:
         e.settled()
+        assert e.field() == [False, False], 'one cell alone needs no overview'
         assert box.evaluate('b => b.scrollWidth <= b.clientWidth + 1'), (
             'something sticks out of the box at 1280 px'
         )
@@ -219,7 +225,7 @@ def click_through(lab, chromium, folder):
         )
         e.settled()
         assert 'eosinophil' in e.title() and re.search(
-            r'whole picture\s+\w+( \w+)? [01]\.\d{3}\s+\d+ px', e.readout()
+            r'whole picture\s+\w+( \w+)? [01]\.\d{3}\s+(yes|no)\s+\d+ px', e.readout()
         ), e.readout()
         first = e.title()
         e.control('cell').fill('2')
@@ -261,7 +267,7 @@ def click_through(lab, chromium, folder):
         Image.fromarray(phantom(1, size=90, seed=8).images[0]).save(own)
         e.give(own)
         e.settled('Opened my cell.png')
-        assert e.title() == 'my cell'
+        assert e.title() == 'my cell' and e.field() == [False, False]
         bad = folder / 'half.png'
         bad.write_bytes(own.read_bytes()[:300])
         e.give(bad)
