@@ -433,8 +433,10 @@ _STYLE = '''<style>
 .blood-unet h4 {margin: 10px 0 2px; font-size: 12px;
   text-transform: uppercase; letter-spacing: .05em; opacity: .65}
 .blood-unet .widget-image {max-width: 100%; height: auto}
+.blood-unet .blood-unet-field {max-height: 480px; object-fit: contain; object-position: left top}
 .blood-unet table {border-collapse: collapse; line-height: 1.5}
 .blood-unet th, .blood-unet td {padding: 1px 18px 1px 0; text-align: left; font-variant-numeric: tabular-nums}
+.blood-unet td:not(:last-child) {white-space: nowrap}
 .blood-unet .good {color: #1b6e3c}
 .blood-unet .bad {color: #b2182b; font-weight: 600}
 .blood-unet pre {font-size: 11px; line-height: 1.3; white-space: pre-wrap}

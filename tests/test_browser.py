@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from blood_unet.data import phantom
+from blood_unet.phantom import draw_field
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[1]
@@ -29,13 +30,14 @@ MISSING = (
     ' and run make test-browser again'
 )
 NOTEBOOK = '12b_explorer.ipynb'
+KINDS = (0, 1, 4, 6, 6)  # the classes of the white cells that the field shows
 SECONDS, RUN = 120, 500  # for one step, and for all cells of the notebook, at most
 
 
-def make_book(folder):
+def make_book(folder, only_the_widget: bool = False):
     """A copy of the notebook in a new folder, told to draw its own cells.
 
-    Its cells hold the code of the explorer.
+    Its cells hold the code of the explorer; `only_the_widget`: those up to the widget.
     """
     folder.mkdir()
     book = json.loads((ROOT / 'nbs' / NOTEBOOK).read_text())
@@ -47,6 +49,9 @@ def make_book(folder):
     )
     for cell in cells:
         cell.update(outputs=[], execution_count=None)
+    if only_the_widget:
+        assert 'library.Explorer(' in ''.join(cells[1]['source']), 'the notebook opens with its widget'
+        book['cells'] = cells[:2]
     (folder / NOTEBOOK).write_text(json.dumps(book))
     return folder
 
@@ -285,6 +290,53 @@ def test_click_through_the_explorer(lab, chromium):
     click_through(lab, chromium, make_book(lab[2] / 'whole'))
 
 
+def go_through_a_field(page, e, folder):
+    """A field of one's own: its overview and a button a cell are shown, and a click goes to another cell.
+
+    What is saved names the cell that was chosen.
+    """
+    e.settled()
+    Image.fromarray(draw_field(KINDS)[0]).save(folder / 'field.png')
+    e.give(folder / 'field.png')
+    e.settled('Opened field.png')
+    assert e.field() == [True, True] and e.title() == 'field cell 1'
+    overview = e.box.locator('img.blood-unet-field')
+    assert overview.evaluate('im => im.decode().then(() => im.naturalWidth)') >= 900
+    assert e.box.evaluate('b => b.scrollWidth <= b.clientWidth + 1'), 'something sticks out at 1280 px'
+    buttons = e.box.locator('.blood-unet-cells button')
+    named = buttons.all_inner_texts()
+    assert [words.split()[0] for words in named] == [str(k + 1) for k in range(len(KINDS))]
+    before = e.readout()
+    buttons.nth(1).click()
+    e.settled()
+    assert e.title() == 'field cell 2' and e.readout() != before
+    assert buttons.nth(1).get_attribute('class').split().count('mod-active') == 1
+    page.screenshot(path=folder / 'field_explorer.png')
+    kind, sure = re.search(r'whole picture\s+([a-z ]+) [01]\.\d{3}\s+(yes|no)', e.readout()).groups()
+    assert named[1] == f'2 {kind}{"" if sure == "yes" else "?"}'
+    e.box.get_by_role('button', name='Save picture and numbers').click()
+    e.settled('Saved in', picture=False)
+    saved = next((folder / 'saved').glob('field-cell-2*.json'))
+    numbers = json.loads(saved.read_text())
+    found = numbers['segments']['whole picture']
+    assert (numbers['name'], found['cell'], found['class']) == ('field cell 2', 2, kind)
+    e.control('cell').fill('2')  # back to the data set: one cell alone again
+    e.control('cell').press('Enter')
+    e.settled()
+    assert e.field() == [False, False] and not e.title().startswith('field')
+
+
+def test_a_field_in_the_explorer(lab, chromium):
+    "The widget alone: the cells of the notebook below it are left out."
+    folder = make_book(lab[2] / 'field', only_the_widget=True)
+    page, box = open_explorer(lab, chromium, folder)
+    try:
+        go_through_a_field(page, Page(page, box), folder)
+    finally:
+        page.screenshot(path=folder / 'explorer.png')
+        page.close()
+
+
 BREAK = """
 from blood_unet import explorer as library
 
@@ -304,10 +356,9 @@ def test_a_broken_callback_does_not_pass(lab, chromium):
 
     The cells below the widget are left out.
     """
-    folder = make_book(lab[2] / 'broken')
+    folder = make_book(lab[2] / 'broken', only_the_widget=True)
     book = json.loads((folder / NOTEBOOK).read_text())
-    kept = [cell for cell in book['cells'] if cell['cell_type'] == 'code'][:2]
-    assert 'library.Explorer(' in ''.join(kept[1]['source']), 'the notebook opens with its widget'
+    kept = book['cells']
     breaking = dict(kept[0], source=BREAK, metadata={}, id='breaking')
     book['cells'] = [kept[0], breaking, kept[1]]
     (folder / NOTEBOOK).write_text(json.dumps(book))
