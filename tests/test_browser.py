@@ -29,7 +29,7 @@ MISSING = (
     f'no Chromium: none of {", ".join(NAMES)} is on the PATH; install it (Debian: apt-get install chromium)'
     ' and run make test-browser again'
 )
-NOTEBOOK = '12b_explorer.ipynb'
+NOTEBOOK = '12d_explorer.ipynb'
 KINDS = (0, 1, 4, 6, 6)  # the classes of the white cells that the field shows
 SECONDS, RUN = 120, 500  # for one step, and for all cells of the notebook, at most
 
@@ -338,16 +338,14 @@ def test_a_field_in_the_explorer(lab, chromium):
 
 
 BREAK = """
-from blood_unet import explorer as library
-
-hide = library.hide_parts
+from blood_unet import view
 
 
 def broken(subject, hidden):
     raise RuntimeError('broken on purpose')
 
 
-library.hide_parts = broken
+view.hide_parts = broken
 """
 
 
