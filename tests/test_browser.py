@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from blood_unet.data import phantom
+from blood_unet.phantom import draw_field
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[1]
@@ -28,14 +29,15 @@ MISSING = (
     f'no Chromium: none of {", ".join(NAMES)} is on the PATH; install it (Debian: apt-get install chromium)'
     ' and run make test-browser again'
 )
-NOTEBOOK = '12b_explorer.ipynb'
+NOTEBOOK = '12d_explorer.ipynb'
+KINDS = (0, 1, 4, 6, 6)  # the classes of the white cells that the field shows
 SECONDS, RUN = 120, 500  # for one step, and for all cells of the notebook, at most
 
 
-def make_book(folder):
+def make_book(folder, only_the_widget: bool = False):
     """A copy of the notebook in a new folder, told to draw its own cells.
 
-    Its cells hold the code of the explorer.
+    Its cells hold the code of the explorer; `only_the_widget`: those up to the widget.
     """
     folder.mkdir()
     book = json.loads((ROOT / 'nbs' / NOTEBOOK).read_text())
@@ -47,6 +49,9 @@ def make_book(folder):
     )
     for cell in cells:
         cell.update(outputs=[], execution_count=None)
+    if only_the_widget:
+        assert 'library.Explorer(' in ''.join(cells[1]['source']), 'the notebook opens with its widget'
+        book['cells'] = cells[:2]
     (folder / NOTEBOOK).write_text(json.dumps(book))
     return folder
 
@@ -168,6 +173,12 @@ class Page:
             self.box.get_by_role('button', name='Open a picture').click()
         chooser.value.set_files(path)
 
+    def field(self):
+        "Are a field's overview and the buttons of its cells to be seen?"
+        parts = [self.box.locator(f'.blood-unet-{name}') for name in ('field', 'cells')]
+        assert [part.count() for part in parts] == [1, 1]
+        return [part.is_visible() for part in parts]
+
     def title(self):
         return self.box.locator('h3').inner_text()
 
@@ -175,7 +186,7 @@ class Page:
         "Wait for a step to end; it must have ended well, with `words`, and with a picture not seen before."
         now = (
             "b => { const s = b.querySelector('.blood-unet-status'); return [s ? s.innerText : '', s ?"
-            " s.className : '', (b.querySelector('img') || {}).src || ''] }"
+            " s.className : '', (b.querySelector('.blood-unet-picture') || {}).src || ''] }"
         )
         until = time.monotonic() + SECONDS
         while True:
@@ -190,10 +201,9 @@ class Page:
                 break
             self.page.wait_for_timeout(50)
         assert 'good' in kind and words in text, f'the explorer says: {text}'
-        assert (
-            self.box.locator('img').count() == 1
-            and self.box.locator('img').evaluate('im => im.decode().then(() => im.naturalWidth)') > 1000
-        )
+        shown = self.box.locator('img.blood-unet-picture')
+        assert shown.count() == 1 and shown.is_visible()
+        assert shown.evaluate('im => im.decode().then(() => im.naturalWidth)') > 1000
         assert not picture or source not in self.seen, f'{words}: the picture has not changed'
         self.seen.append(source)
         return text
@@ -205,6 +215,7 @@ def click_through(lab, chromium, folder):
     e = Page(page, box)
     try:
         e.settled()
+        assert e.field() == [False, False], 'one cell alone needs no overview'
         assert box.evaluate('b => b.scrollWidth <= b.clientWidth + 1'), (
             'something sticks out of the box at 1280 px'
         )
@@ -219,7 +230,7 @@ def click_through(lab, chromium, folder):
         )
         e.settled()
         assert 'eosinophil' in e.title() and re.search(
-            r'whole picture\s+\w+( \w+)? [01]\.\d{3}\s+\d+ px', e.readout()
+            r'whole picture\s+\w+( \w+)? [01]\.\d{3}\s+(yes|no)\s+\d+ px', e.readout()
         ), e.readout()
         first = e.title()
         e.control('cell').fill('2')
@@ -261,7 +272,7 @@ def click_through(lab, chromium, folder):
         Image.fromarray(phantom(1, size=90, seed=8).images[0]).save(own)
         e.give(own)
         e.settled('Opened my cell.png')
-        assert e.title() == 'my cell'
+        assert e.title() == 'my cell' and e.field() == [False, False]
         bad = folder / 'half.png'
         bad.write_bytes(own.read_bytes()[:300])
         e.give(bad)
@@ -279,17 +290,62 @@ def test_click_through_the_explorer(lab, chromium):
     click_through(lab, chromium, make_book(lab[2] / 'whole'))
 
 
-BREAK = """
-from blood_unet import explorer as library
+def go_through_a_field(page, e, folder):
+    """A field of one's own: its overview and a button a cell are shown, and a click goes to another cell.
 
-hide = library.hide_parts
+    What is saved names the cell that was chosen.
+    """
+    e.settled()
+    Image.fromarray(draw_field(KINDS)[0]).save(folder / 'field.png')
+    e.give(folder / 'field.png')
+    e.settled('Opened field.png')
+    assert e.field() == [True, True] and e.title() == 'field cell 1'
+    overview = e.box.locator('img.blood-unet-field')
+    assert overview.evaluate('im => im.decode().then(() => im.naturalWidth)') >= 900
+    assert e.box.evaluate('b => b.scrollWidth <= b.clientWidth + 1'), 'something sticks out at 1280 px'
+    buttons = e.box.locator('.blood-unet-cells button')
+    named = buttons.all_inner_texts()
+    assert [words.split()[0] for words in named] == [str(k + 1) for k in range(len(KINDS))]
+    before = e.readout()
+    buttons.nth(1).click()
+    e.settled()
+    assert e.title() == 'field cell 2' and e.readout() != before
+    assert buttons.nth(1).get_attribute('class').split().count('mod-active') == 1
+    page.screenshot(path=folder / 'field_explorer.png')
+    kind, sure = re.search(r'whole picture\s+([a-z ]+) [01]\.\d{3}\s+(yes|no)', e.readout()).groups()
+    assert named[1] == f'2 {kind}{"" if sure == "yes" else "?"}'
+    e.box.get_by_role('button', name='Save picture and numbers').click()
+    e.settled('Saved in', picture=False)
+    saved = next((folder / 'saved').glob('field-cell-2*.json'))
+    numbers = json.loads(saved.read_text())
+    found = numbers['segments']['whole picture']
+    assert (numbers['name'], found['cell'], found['class']) == ('field cell 2', 2, kind)
+    e.control('cell').fill('2')  # back to the data set: one cell alone again
+    e.control('cell').press('Enter')
+    e.settled()
+    assert e.field() == [False, False] and not e.title().startswith('field')
+
+
+def test_a_field_in_the_explorer(lab, chromium):
+    "The widget alone: the cells of the notebook below it are left out."
+    folder = make_book(lab[2] / 'field', only_the_widget=True)
+    page, box = open_explorer(lab, chromium, folder)
+    try:
+        go_through_a_field(page, Page(page, box), folder)
+    finally:
+        page.screenshot(path=folder / 'explorer.png')
+        page.close()
+
+
+BREAK = """
+from blood_unet import view
 
 
 def broken(subject, hidden):
     raise RuntimeError('broken on purpose')
 
 
-library.hide_parts = broken
+view.hide_parts = broken
 """
 
 
@@ -298,10 +354,9 @@ def test_a_broken_callback_does_not_pass(lab, chromium):
 
     The cells below the widget are left out.
     """
-    folder = make_book(lab[2] / 'broken')
+    folder = make_book(lab[2] / 'broken', only_the_widget=True)
     book = json.loads((folder / NOTEBOOK).read_text())
-    kept = [cell for cell in book['cells'] if cell['cell_type'] == 'code'][:2]
-    assert 'library.Explorer(' in ''.join(kept[1]['source']), 'the notebook opens with its widget'
+    kept = book['cells']
     breaking = dict(kept[0], source=BREAK, metadata={}, id='breaking')
     book['cells'] = [kept[0], breaking, kept[1]]
     (folder / NOTEBOOK).write_text(json.dumps(book))

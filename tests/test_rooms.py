@@ -21,7 +21,7 @@ ROOMS = (
     ' segment adapter training targets heatmaps controls feature_maps coalitions local_surrogate auxiliary'
     ' shapley teacher'
     ' faithfulness scorecard held_out novelty anomaly odd_parts planted shift calibration protocols ledger'
-    ' claims explain explorer paper cli'
+    ' claims explain view view_figure explorer paper cli'
 ).split()
 HANDS_OFF = ('explorer', 'cli')  # the widgets and the commands: nothing of the library needs them
 
