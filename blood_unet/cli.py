@@ -52,16 +52,24 @@ def segment(
     classes: Annotated[
         str, typer.Option(help='Those asked about, with commas; five-part: the mature white cells.')
     ] = None,
+    beside: Annotated[
+        str, typer.Option(help='Results of healthy blood, or a table of class and limit: what is too many?')
+    ] = None,
 ):
     "Every white cell of your pictures: masks, class, measurements, oddness and doubt; the shares of classes."
     from blood_unet.folders import tell_outcome
-    from blood_unet.segment import count_words, oddest_first, read_classes, segment_files
+    from blood_unet.segment import beside_words, count_words, oddest_first, read_beside, read_classes
+    from blood_unet.segment import segment_files
 
+    usual = None if beside is None else read_beside(beside)
     how = (model, device, sys.stderr.isatty(), recursive, reference, um_per_pixel, read_classes(classes))
     table, failed = segment_files(images, out, *how)
     if reference is not None:
         print(oddest_first(table))
-    raise typer.Exit(tell_outcome(table, failed, count_words(table, failed, out)))
+    status = tell_outcome(table, failed, count_words(table, failed, out))
+    if usual is not None:
+        print(beside_words(out, usual))
+    raise typer.Exit(status)
 
 # %% ../nbs/14_cli.ipynb #14ref001
 @app.command()
