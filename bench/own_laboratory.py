@@ -25,9 +25,10 @@ from blood_unet import laboratory, naming
 from blood_unet.cells import find_cells
 from blood_unet.core import sha256_file, versions
 from blood_unet.data import CLASSES
+from blood_unet.differential import count_confusion, differential, elsewhere
 from blood_unet.experts import load_expert
 from blood_unet.files import write_json
-from blood_unet.laboratory import Evidence, cell_evidence, learn_laboratory
+from blood_unet.laboratory import Evidence, left_out_names, cell_evidence, learn_laboratory
 from blood_unet.metrics import interval
 from blood_unet.model import checkpoint_folder
 from blood_unet.naming import Adapted, adapted_doubt, cell_opinions, cell_words, picture_foreignness
@@ -137,6 +138,27 @@ def taught(lab, k, strength=1.0, before=SHIPPED['before'], chances=(SHIPPED['cha
     return found
 
 
+def intervals(lab, k=5) -> dict:
+    """Of each draw the differential of the cells that were not drawn: how often its intervals of the taught
+    classes hold their shares, and how wide they are."""
+    held, width = [], []
+    for seed in range(DRAWS):
+        labels = drawn(lab, k, seed)
+        learnt = learn_laboratory(lab.evidence, labels)
+        alone = left_out_names(lab.evidence, labels)
+        told = alone >= 0
+        confusion = elsewhere(count_confusion(labels[told], alone[told]))
+        rest = [(at, kind) for at, kind in zip(lab.asked, lab.truth) if at >= 0 and labels[at] < 0]
+        at, truth = map(np.array, zip(*rest))
+        named = learnt.class_chances(lab.evidence).argmax(1)[at]
+        shares = differential(named, None, confusion, [CLASSES[k] for k in learnt.classes]).set_index('class')
+        for kind in learnt.classes:
+            row, true = shares.loc[CLASSES[kind]], (truth == kind).mean()
+            held.append(row.low <= true <= row.high)
+            width.append(row.high - row.low)
+    return dict(covered=np.mean(held), width=np.mean(width), n=len(held))
+
+
 def mean_of(rows) -> dict:
     "Means over draws, with the spread of the draws"
     return {
@@ -188,6 +210,7 @@ def main(device: str = 'cpu', threads: int = 2):
             before_of_not_drawn=mean_of(
                 [scores(lab, lab.evidence.before, (), drawn(lab, 5, seed) >= 0) for seed in range(DRAWS)]
             ),
+            differential=intervals(lab),
             left_out=dict(settings=chosen) | grid[name][tuple(chosen.values())],
         )
         right = [

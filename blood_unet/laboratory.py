@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'STRENGTH', 'BEFORE', 'FILE', 'FORMAT', 'Evidence', 'bottleneck_channels', 'cell_evidence', 'Adaptation',
-           'learn_laboratory', 'save_adaptation', 'load_adaptation', 'adapted_answers', 'Taught', 'adapt_files',
-           'taught_words']
+           'learn_laboratory', 'save_adaptation', 'load_adaptation', 'expected_confusion', 'adapted_answers', 'Taught',
+           'left_out_names', 'adapt_files', 'taught_words']
 
 # %% ../nbs/03c_own_laboratory.ipynb #la000003
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from .cells import find_cells
 from .core import CheckpointError, DataError, ParameterError, few, sha256_file
 from .data import CLASSES, SHORT
+from .differential import Confusion, count_confusion, elsewhere
 from .doubt import joined_chances
 from .files import atomic_path, writable_folder
 from .folders import find_images
@@ -105,7 +106,8 @@ class Adaptation:
 
     `classes` (k,): positions in `CLASSES` that it can name; `taught`: the names of those that labels were
     given for, empty where none were; `parts`: for each kind `centre` (m,), `scale` (m,), `weights` (k, m) and
-    `bias` (k,); `network`: sha256 of the weights that it belongs to; `cells`, `labels`: how many of each.
+    `bias` (k,); `network`: sha256 of the weights that it belongs to; `cells`, `labels`: how many of each;
+    `left_out` (8, 8): how often a cell of each label (rows) was called what (columns) without its own label.
     """
 
     classes: np.ndarray
@@ -114,6 +116,7 @@ class Adaptation:
     network: str
     cells: int
     labels: int
+    left_out: np.ndarray
 
     def class_chances(self, evidence: Evidence) -> np.ndarray:
         """The chances of `CLASSES`, float64 (n, 8); rows sum to 1.
@@ -194,7 +197,7 @@ def learn_laboratory(evidence: Evidence, labels=None, network: str = '') -> Adap
             slopes, bias = np.stack([0 * slopes[0], slopes[0]]), np.array([0, bias[0]])
         parts[name] = part | dict(weights=slopes, bias=bias)
     taught = tuple(CLASSES[k] for k in kinds) if given else ()
-    return Adaptation(kinds, taught, parts, network, n, given)
+    return Adaptation(kinds, taught, parts, network, n, given, np.zeros((len(CLASSES),) * 2, np.int64))
 
 # %% ../nbs/03c_own_laboratory.ipynb #la000014
 FILE, FORMAT = 'adaptation.safetensors', 'blood-unet adaptation 1'
@@ -203,7 +206,7 @@ FILE, FORMAT = 'adaptation.safetensors', 'blood-unet adaptation 1'
 def save_adaptation(adaptation: Adaptation, folder) -> Path:
     "Write what a laboratory taught into a folder, whole or not at all; returns the file."
     arrays = {f'{kind}.{k}': v for kind, part in adaptation.parts.items() for k, v in part.items()}
-    arrays['classes'] = np.asarray(adaptation.classes, np.int64)
+    arrays |= dict(classes=np.asarray(adaptation.classes, np.int64), left_out=adaptation.left_out)
     about = dict(format=FORMAT, network=adaptation.network, taught=json.dumps(adaptation.taught))
     about |= dict(cells=str(adaptation.cells), labels=str(adaptation.labels))
     with atomic_path(Path(folder) / FILE) as path:
@@ -231,12 +234,24 @@ def load_adaptation(model='auto') -> Adaptation | None:
         raise CheckpointError(f'{path}, of another version', FORMAT, remedy)
     if about['network'] != sha256_file(Path(model) / 'model.safetensors'):
         raise CheckpointError(f'{path}, made with other weights', 'those beside it', remedy)
-    classes, parts = arrays.pop('classes'), {}
+    classes, left_out, parts = arrays.pop('classes'), arrays.pop('left_out'), {}
     for key, values in arrays.items():
         kind, name = key.split('.')
         parts.setdefault(kind, {})[name] = values
     numbers = int(about['cells']), int(about['labels'])
-    return Adaptation(classes, tuple(json.loads(about['taught'])), parts, about['network'], *numbers)
+    taught = tuple(json.loads(about['taught']))
+    return Adaptation(classes, taught, parts, about['network'], *numbers, left_out)
+
+
+def expected_confusion(adaptation: Adaptation | None, far: bool) -> Confusion | None:
+    """The confusion for a differential of cells that `adaptation` named, if one did; `far`: of foreign stain.
+
+    Of labelled cells, named without their own label, and of what is to be expected elsewhere. None: the
+    bundled one.
+    """
+    if adaptation is not None and adaptation.left_out.any():
+        return elsewhere(Confusion(adaptation.left_out, 'labelled cells of this laboratory'))
+    return elsewhere() if far else None
 
 
 def adapted_answers(pictures, adaptation, networks, device: str = 'auto') -> list:
@@ -279,8 +294,8 @@ def _labels_of(cells, path, files, failed) -> np.ndarray:
     return labels
 
 
-def _left_out(evidence, labels) -> np.ndarray:
-    "What each labelled cell is called by the laboratory without its label, -1 elsewhere"
+def left_out_names(evidence, labels) -> np.ndarray:
+    "What each labelled cell (labels, int (n,), -1: none) is called without its own label, -1 elsewhere."
     found = np.full(len(labels), -1)
     for i in np.flatnonzero(labels >= 0):
         others = np.where(np.arange(len(labels)) == i, -1, labels)
@@ -326,7 +341,7 @@ def adapt_files(
     evidence = Evidence(*(np.concatenate([part for part in parts if len(part)]) for parts in zip(*shown)))
     given = _labels_of(cells, labels, files, failed)
     learnt = learn_laboratory(evidence, given)
-    after, alone = learnt.class_chances(evidence).argmax(1), _left_out(evidence, given)
+    after, alone = learnt.class_chances(evidence).argmax(1), left_out_names(evidence, given)
     rows = zip(cells, evidence.before.argmax(1), after, given, alone)
     names = [*CLASSES, '']
     named = [
@@ -335,8 +350,9 @@ def adapt_files(
         for (file, cell), *ks in rows
     ]
     network.save_pretrained(out, laboratory=dict(cells=learnt.cells, labels=learnt.labels))
-    digest = sha256_file(out / 'model.safetensors')
-    learnt = Adaptation(learnt.classes, learnt.taught, learnt.parts, digest, learnt.cells, learnt.labels)
+    told = alone >= 0
+    counts = count_confusion(given[told], alone[told]).counts.astype(np.int64)
+    learnt = replace(learnt, network=sha256_file(out / 'model.safetensors'), left_out=counts)
     save_adaptation(learnt, out)
     return Taught(learnt, named, failed)
 

@@ -34,7 +34,7 @@ from blood_unet.folders import (
     table_bytes,
 )
 from .images import batches, check_images
-from .laboratory import adapted_answers, load_adaptation
+from .laboratory import adapted_answers, expected_confusion, load_adaptation
 from .naming import SCALES, cell_words, name_cell, picture_foreignness, picture_words
 from .plots import overlay
 from .predict import load_networks
@@ -337,7 +337,7 @@ def segment_files(
         mine += lost
     finally:
         results.withdraw()
-    _write_differential(results, out, how['classes'])
+    _write_differential(results, out, how['classes'], how['adaptation'])
     empty = {name: {'': np.nan} for name in ('class', 'stem')}
     return Segmented(results.frame(mine).replace(empty), failed)
 
@@ -370,15 +370,16 @@ def _check_shares(path, columns):
         raise ParameterError(got, 'another folder', 'name a new one with --out')
 
 
-def _write_differential(results, out, classes):
+def _write_differential(results, out, classes, adaptation):
     "Count the cells of a table of results, and write their shares beside it"
     with locked(out):
         rows = [row for row in results.read() if row['class']]
         named = [row['class'] for row in rows]
         certain = np.array([row['certain'] == 'true' for row in rows], bool)
         far = np.median([float(row['foreign']) for row in rows if row['foreign']] or [0]) > 1
-        asked = [name for name in classes if name in NUCLEATED] or NUCLEATED
-        shares = differential(named, certain, elsewhere() if far else None, asked)
+        taught = adaptation.taught if adaptation else ()
+        asked = [name for name in classes if name in NUCLEATED and name in (taught or classes)] or NUCLEATED
+        shares = differential(named, certain, expected_confusion(adaptation, far), asked)
         write_all({out / DIFFERENTIAL: table_bytes(shares.round(6))})
 
 # %% ../nbs/03c_segment.ipynb #03cs0037
@@ -442,7 +443,8 @@ def beside_words(out, beside) -> str:
     what = f'{whole} white cells' if isinstance(whole, int) else 'usual limits'
     high = found[found.too_high].sort_values('p').to_dict('records')
     lines = [
-        '  {class:21s} too many: {share:.0%} beside {reference:.0%}, p {p_holm:.2g}'.format(**row) for row in high
+        '  {class:21s} too many: {share:.0%} beside {reference:.0%}, p {p_holm:.2g}'.format(**row)
+        for row in high
     ]
     least = found.loc[found.p.idxmin()]
     none = f"  no class is too many (the smallest p, of {least['class']}, is {least.p_holm:.2g})"
