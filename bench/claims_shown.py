@@ -2,6 +2,7 @@
 
 python bench/claims_shown.py shown     results/shown_alone.json: the best quarter of a picture shown alone
 python bench/claims_shown.py rules     results/short_rules.json: one tree of depth 3 beside the network
+python bench/claims_shown.py trees     results/trees_doubt.json: do trees on measurements tell wrong classes
 python bench/claims_shown.py pairs     results/cell_pairs.json: two cells in a window, one in the middle
 
 What each measures was written into nbs/claims.yaml before this was run.
@@ -14,13 +15,13 @@ import torch
 import typer
 
 from claims_kept import keep, load
-from blood_unet.auxiliary import measurements
+from blood_unet.auxiliary import fit_auxiliary, measurements
 from blood_unet.coalitions import coalition_values, superpixel_game
 from blood_unet.data import load_cells
 from blood_unet.heatmaps import HEAT_MAPS
 from blood_unet.images import to_tensor
 from blood_unet.local_surrogate import local_surrogate
-from blood_unet.metrics import interval
+from blood_unet.metrics import auroc_interval, interval
 from blood_unet.predict import predict
 from blood_unet.preprocessing import make_masks
 from blood_unet.targets import ClassLogOdds
@@ -79,6 +80,25 @@ def rules(n: int = 2000, seed: int = 0):
     text = export_text(tree, feature_names=list(tables[0]), class_names=list(cells.classes))
     found['rules'] = text.splitlines()
     keep('short_rules', about | found, seed)
+
+
+@app.command()
+def trees(n: int = 2000, seed: int = 0):
+    "Does the doubt of trees on measurements tell cells that the network names wrongly, as softmax does?"
+    network, about = load()
+    cells = load_cells('bloodmnist', 'train', 28, limit=n)
+    seen = predict(network, cells.images, device='cpu')
+    model = fit_auxiliary(measurements(cells.images, seen.nucleus, seen.cell), cells.labels, seed)
+    cells = load_cells('bloodmnist', 'test', 28)
+    seen = predict(network, cells.images, device='cpu')
+    named, sure = seen.class_probability.argmax(1), seen.class_probability.max(1)
+    rows = np.flatnonzero((np.arange(len(cells)) % 8 == 0) | (named != cells.labels))
+    asked = measurements(cells.images[rows], seen.nucleus[rows], seen.cell[rows])
+    doubt = 1 - model.predict_proba(asked.astype(float))[np.arange(len(rows)), named[rows]]
+    wrong, sure = (named != cells.labels)[rows], sure[rows]
+    found = dict(trees=auroc_interval(wrong, doubt), softmax=auroc_interval(wrong, -sure))
+    found |= dict(minus_softmax=auroc_interval(wrong, doubt, -sure))
+    keep('trees_doubt', about | found, seed)
 
 
 MAPS = {
