@@ -3,6 +3,7 @@
 python bench/claims_shown.py shown     results/shown_alone.json: the best quarter of a picture shown alone
 python bench/claims_shown.py rules     results/short_rules.json: one tree of depth 3 beside the network
 python bench/claims_shown.py trees     results/trees_doubt.json: do trees on measurements tell wrong classes
+python bench/claims_shown.py linear    results/line_and_map.json: LEN beside the sums of a map that knows no reason
 python bench/claims_shown.py pairs     results/cell_pairs.json: two cells in a window, one in the middle
 
 What each measures was written into nbs/claims.yaml before this was run.
@@ -17,14 +18,16 @@ import typer
 from claims_kept import keep, load
 from blood_unet.auxiliary import fit_auxiliary, measurements
 from blood_unet.coalitions import coalition_values, superpixel_game
+from blood_unet.controls import CONTROLS
 from blood_unet.data import load_cells
+from blood_unet.faithfulness import part_sums
 from blood_unet.heatmaps import HEAT_MAPS
 from blood_unet.images import to_tensor
-from blood_unet.local_surrogate import local_surrogate
+from blood_unet.local_surrogate import draw_coalitions, kernel_weights, local_surrogate
 from blood_unet.metrics import auroc_interval, interval
 from blood_unet.predict import predict
 from blood_unet.preprocessing import make_masks
-from blood_unet.targets import ClassLogOdds
+from blood_unet.targets import ClassLogOdds, HardDice, frozen_mask
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -80,6 +83,38 @@ def rules(n: int = 2000, seed: int = 0):
     text = export_text(tree, feature_names=list(tables[0]), class_names=list(cells.classes))
     found['rules'] = text.splitlines()
     keep('short_rules', about | found, seed)
+
+
+def foretold(values, scores, coalitions):
+    "Share of the weighted variance of values (n, S) that scores (n, 12), added up and scaled best, tell: (n,)."
+    share = kernel_weights(coalitions.sum(1), coalitions.shape[1])
+    share = share / share.sum()
+    a, b = (v - (v @ share)[:, None] for v in (values, scores @ coalitions.T.astype(float)))
+    return (a * b @ share) ** 2 / np.maximum((a * a @ share) * (b * b @ share), 1e-300)
+
+
+@app.command()
+def linear(n: int = 100, samples: int = 256, seed: int = 0):
+    "What LEN tells of fresh coalitions, beside the sums of the probability map, of mask and class."
+    network, about = load()
+    images = load_cells('bloodmnist', 'test', 28).images
+    images = images[np.linspace(0, len(images) - 1, n).astype(int)]
+    x = to_tensor(images)
+    mask = frozen_mask(network, x)
+    has = mask.flatten(1).any(1)
+    images, x, mask = images[has.numpy()], x[has], mask[has]
+    named = predict(network, images, device='cpu').class_probability.argmax(1)
+    game, found = superpixel_game(x), {}
+    fresh = draw_coalitions(12, 2 * samples, np.random.default_rng(seed))[samples:]
+    for name, target in dict(mask=HardDice(mask), predicted_class=ClassLogOdds(named)).items():
+        line = local_surrogate(game, network, target, samples, seed, fresh=0).coefficients
+        sums = part_sums(CONTROLS['probability map'](network, target, x, seed), game.players)
+        values = coalition_values(game, network, target, fresh)
+        told = [foretold(values, scores, fresh) for scores in (line, sums)]
+        found[name] = dict(
+            line=interval(told[0]), map=interval(told[1]), minus_map=interval(told[0] - told[1])
+        )
+    keep('line_and_map', about | dict(samples=samples, targets=found), seed)
 
 
 @app.command()
