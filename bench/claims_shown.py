@@ -3,7 +3,7 @@
 python bench/claims_shown.py shown     results/shown_alone.json: the best quarter of a picture shown alone
 python bench/claims_shown.py rules     results/short_rules.json: one tree of depth 3 beside the network
 python bench/claims_shown.py trees     results/trees_doubt.json: do trees on measurements tell wrong classes
-python bench/claims_shown.py linear    results/line_and_map.json: LEN beside the sums of a map that knows no reason
+python bench/claims_shown.py linear    results/line_and_map.json: LEN beside a map that knows no reason
 python bench/claims_shown.py pairs     results/cell_pairs.json: two cells in a window, one in the middle
 
 What each measures was written into nbs/claims.yaml before this was run.
@@ -86,7 +86,7 @@ def rules(n: int = 2000, seed: int = 0):
 
 
 def foretold(values, scores, coalitions):
-    "Share of the weighted variance of values (n, S) that scores (n, 12), added up and scaled best, tell: (n,)."
+    "Share of the weighted variance of values (n, S) that sums of scores (n, 12) tell, scaled best: (n,)."
     share = kernel_weights(coalitions.sum(1), coalitions.shape[1])
     share = share / share.sum()
     a, b = (v - (v @ share)[:, None] for v in (values, scores @ coalitions.T.astype(float)))
