@@ -551,9 +551,28 @@ PROGRAMS = (
     ),
     Program(
         'claims_shown.py',
-        'evidence for the ledger: the best quarter of a picture shown alone, short rules, two cells',
+        'evidence for the ledger: the best quarter of a picture shown alone, short rules, doubt of trees,'
+        ' LEN beside a map that knows no reason, two cells',
         'minutes each',
-        ('shown_alone', 'short_rules', 'cell_pairs'),
+        ('shown_alone', 'short_rules', 'trees_doubt', 'line_and_map', 'cell_pairs'),
+    ),
+    Program(
+        'claims_levels.py',
+        'evidence for the ledger: edges, texture, shape and class read out of each level by linear probes',
+        'minutes',
+        ('probes',),
+    ),
+    Program(
+        'claims_warnings.py',
+        'evidence for the ledger: do LEN and SHAP, where they disagree, warn of wrong parts, classes, masks',
+        'minutes each',
+        ('warnings', 'wrong_order'),
+    ),
+    Program(
+        'claims_odd.py',
+        'evidence for the ledger: changed cells, seen with values of parts as features; a map of the change',
+        '`features` a quarter of an hour',
+        ('explained_features', 'odd_areas'),
     ),
     Program('claims_kept.py', 'nothing: what these programs share', '-'),
     Program(
