@@ -1,6 +1,6 @@
 """Evidence for the ledger of claims: values of the parts of each cell; minutes on one core.
 
-python bench/claims_parts.py parts     results/parts_by_cell.json: values of a cell beside its class'; errors
+python bench/claims_parts.py     # results/parts_by_cell.json: values of a cell beside its class'; errors
 
 What each measures was written into nbs/claims.yaml before this was run.
 """
