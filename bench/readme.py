@@ -552,23 +552,49 @@ PROGRAMS = (
         ('classification',),
     ),
     Program(
-        'claims.py',
-        'evidence for the ledger of claims that needs no training: masks at other sizes, gates and levels'
-        ' silenced, parts of each cell, short rules, pruning, two cells, noise',
-        'minutes each',
-        (
-            'recipe_sizes',
-            'gate_mean',
-            'parts_by_cell',
-            'pruning',
-            'shown_alone',
-            'short_rules',
-            'fine_structures',
-            'cell_pairs',
-            'levels_silenced',
-            'noise',
-        ),
+        'claims_masks.py',
+        'evidence for the ledger of claims: published masks at other sizes, blind ones, Dice beside others',
+        'minutes',
+        ('recipe_sizes', 'fine_structures'),
     ),
+    Program(
+        'claims_network.py',
+        'evidence for the ledger: gates, channels and levels silenced, noise',
+        'minutes each',
+        ('gate_mean', 'pruning', 'levels_silenced', 'noise'),
+    ),
+    Program(
+        'claims_parts.py',
+        "evidence for the ledger: values of a cell's parts beside those of its class; do they tell errors",
+        'minutes',
+        ('parts_by_cell',),
+    ),
+    Program(
+        'claims_shown.py',
+        'evidence for the ledger: the best quarter of a picture shown alone, short rules, doubt of trees,'
+        ' LEN beside a map that knows no reason, two cells',
+        'minutes each',
+        ('shown_alone', 'short_rules', 'trees_doubt', 'line_and_map', 'cell_pairs'),
+    ),
+    Program(
+        'claims_levels.py',
+        'evidence for the ledger: edges, texture, shape and class read out of each level by linear probes',
+        'minutes',
+        ('probes',),
+    ),
+    Program(
+        'claims_warnings.py',
+        'evidence for the ledger: do LEN and SHAP, where they disagree, warn of wrong parts, classes, masks',
+        'minutes each',
+        ('warnings', 'wrong_order'),
+    ),
+    Program(
+        'claims_odd.py',
+        'evidence for the ledger: changed cells, seen with values of parts as features; a map of the change',
+        '`features` a quarter of an hour',
+        ('explained_features', 'odd_areas'),
+    ),
+    Program('claims_kept.py', 'nothing: what these programs share', '-'),
     Program(
         'differential.py',
         'how often the intervals of a differential hold the true shares, at home and in three other'

@@ -229,7 +229,7 @@ def test_nothing_is_half_written(tmp_path, strike, status):
     if killed:
         assert len(left(True)) == 2, 'the second left a temporary file, and took that of the first away'
         assert command('--out', tmp_path).returncode == 0
-        assert len(json.loads(left(True).pop('claims.json'))) == 87 and len(left(True)) == 1
+        assert len(json.loads(left(True).pop('claims.json'))) == 94 and len(left(True)) == 1
 
 
 def test_the_command_of_an_installed_package(checkout):
