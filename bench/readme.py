@@ -647,6 +647,18 @@ PROGRAMS = (
         ('morphology',),
     ),
     Program(
+        'lever_networks.py',
+        'trains small networks that differ in normalisation, and in whether they know ImageNet, on BloodMNIST'
+        ' alone; `levers.py` calls it',
+        'an hour or so',
+    ),
+    Program(
+        'levers.py',
+        'what each of these does to the class on three other laboratories: five seeds each, paired',
+        'minutes, beside the training',
+        ('levers',),
+    ),
+    Program(
         'adaptation.py',
         'the 64 px network trained on with the pictures of another laboratory: `adapt` without an expert,'
         ' `finetune` with experts, cross-validated',
