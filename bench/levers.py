@@ -44,8 +44,9 @@ from blood_unet.data import CLASSES, load_cells
 from blood_unet.doubt import joined_chances, mean_opinion
 from blood_unet.experts import load_expert
 from blood_unet.files import write_json
+from blood_unet.naming import cell_opinions
 from blood_unet.predict import load_networks
-from blood_unet.segment import cell_opinions, segment_images
+from blood_unet.segment import segment_images
 
 TOP = Path(__file__).parent
 BASES = dict(unet='batch', lite='scratch')  # what an arm of a family is compared with
