@@ -236,6 +236,7 @@ ALONE = (  # words that make a class uncertain
     'stained too dark',
     'colours unlike a Romanowsky stain',
     'no stained cell',
+    'several cells',
 )
 
 

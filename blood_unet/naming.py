@@ -63,6 +63,8 @@ def cell_words(found) -> list:
         words.append('cut by the border')
     if found.touching:
         words.append('touching another cell')
+    if found.several:
+        words.append('several cells that cannot be told apart, or a piece of them')
     if not len(found.chances):
         return words
     if not found.nucleus.any():

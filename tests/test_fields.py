@@ -3,14 +3,16 @@
 import numpy as np
 import pandas as pd
 import pytest
+import skimage.data
 import tifffile
 from PIL import Image
 from typer.testing import CliRunner
 
 from blood_unet.cli import app
-from blood_unet.data import CLASSES
-from blood_unet.images import resize
-from blood_unet.phantom import draw_field
+from blood_unet.data import CLASSES, load_cells
+from blood_unet.images import background_colour, resize
+from blood_unet.phantom import draw_field, draw_phantoms
+from blood_unet.preprocessing import make_masks
 from blood_unet.segment import ENDINGS, segment_images
 from conftest import MODEL
 
@@ -159,6 +161,77 @@ def test_of_what_is_no_stained_smear_no_white_cell_is_certain(what):
     if what in ('empty slide', 'red cells alone', 'black'):
         assert table['class'].tolist() == [np.nan] or table['class'].isna().all()
         assert table[['left', 'top', 'right', 'bottom']].isna().all(axis=None)
+
+
+PHOTOGRAPHS = (
+    'chelsea',
+    'immunohistochemistry',
+    'retina',
+    'coffee',
+)  # a cat, a stained section, an eye, a cup
+
+
+@pytest.mark.parametrize('width', [None, 400, 1000])
+@pytest.mark.parametrize('name', PHOTOGRAPHS)
+def test_of_a_photograph_no_white_cell_is_certain(name, width):
+    """Pictures that lie in scikit-image itself, at their own size and scaled to a width in px."""
+    image = np.ascontiguousarray(getattr(skimage.data, name)()[..., :3])
+    if width:
+        image = resize(image, (round(width * image.shape[0] / image.shape[1]), width))
+    table = segment_images(image, 'auto', 'cpu').table
+    white = table['class'].notna() & table['class'].ne('platelet')
+    assert not table.certain[white].any(), table[white][['class', 'warning']].to_dict()
+    assert (table.warning != '').all()
+
+
+def heap(pictures, masks, seed, near=0.3, shape=(400, 520)):
+    """A field with white cells in one heap, each `near` sides of its square from another: uint8 (H, W, 3).
+
+    `pictures`: uint8 (n, s, s, 3), one cell each on BloodMNIST's square; `masks`: bool (n, s, s), the cells.
+    """
+    rng, side, slide = np.random.default_rng(seed), pictures.shape[1], np.array([252, 228, 204.0])
+    places = [np.array(shape) / 2]
+    while len(places) < len(pictures):
+        turn = rng.uniform(0, 2 * np.pi)
+        place = places[rng.integers(len(places))] + near * side * np.array([np.sin(turn), np.cos(turn)])
+        if min(np.hypot(*(place - one)) for one in places) > 0.95 * near * side:
+            places.append(place)
+    field = draw_field((), red=24, shape=shape, seed=seed)[0].astype(float)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    field[np.min([np.hypot(y - one[0], x - one[1]) for one in places], axis=0) < side / 2] = slide
+    for picture, mask, place in zip(pictures, masks, places):
+        top, left = (int(k - side / 2) for k in place)
+        here = field[top : top + side, left : left + side]
+        own = background_colour(picture.astype(np.float32)).ravel()
+        here += ((picture * (slide / own)).clip(0, 255) - here) * mask[..., None]
+    return field.clip(0, 255).astype(np.uint8)
+
+
+def check_heap(field):
+    table = segment_images(field, 'auto', 'cpu').table
+    white = table[table['class'].notna() & table['class'].ne('platelet')]
+    assert 0 < len(white) < 8, 'eight cells that cannot be parted'
+    assert not white.certain.any(), white[['class', 'warning']].to_dict()
+    assert white.warning.ne('').all()
+    assert table.um_per_pixel[0] == pytest.approx(7.5 / 24, rel=0.05)  # the red cells around stay the ruler
+
+
+@pytest.mark.parametrize('seed', [0, 1, 2, 3])
+def test_of_eight_white_cells_in_a_heap_none_is_certain(seed):
+    drawn = draw_phantoms(120, 64, seed)
+    kinds = (6, 4, 1, 5, 6, 3, 4, 0)
+    picked = [int(np.flatnonzero(drawn.labels == kind)[i]) for i, kind in enumerate(kinds)]
+    check_heap(heap(drawn.images[picked], drawn.cell[picked], seed))
+
+
+@pytest.mark.bloodmnist
+@pytest.mark.parametrize('seed', [0, 1, 2, 3])
+@pytest.mark.parametrize('near', [0.3, 0.4])
+def test_of_eight_real_white_cells_in_a_heap_none_is_certain(seed, near):
+    cells = load_cells('bloodmnist', 'test', 64)
+    white = np.flatnonzero(cells.labels != CLASSES.index('platelet'))
+    pictures = cells.images[np.random.default_rng(seed).choice(white, 8, replace=False)]
+    check_heap(heap(pictures, np.array([make_masks(one, 'cell') for one in pictures]), seed, near))
 
 
 def test_explain_takes_a_cell_of_a_field(folder, tmp_path):
