@@ -9,6 +9,7 @@ __all__ = ['LEAST', 'STRENGTH', 'BEFORE', 'FILE', 'FORMAT', 'Evidence', 'bottlen
 
 # %% ../nbs/03c_own_laboratory.ipynb #la000003
 import json
+import tempfile
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from .core import CheckpointError, DataError, ParameterError, few, sha256_file
 from .data import CLASSES, SHORT
 from .differential import Confusion, count_confusion, elsewhere
 from .doubt import joined_chances
-from .files import atomic_path, writable_folder
+from .files import atomic_path, writable_folder, write_all
 from .folders import find_images
 from .images import batches, resample, target_shape, to_tensor
 from .labels import read_cell_labels
@@ -305,6 +306,32 @@ def left_out_names(evidence, labels) -> np.ndarray:
     return found
 
 
+def _evidence_of(files, network, device, progress, um_per_pixel, failed) -> tuple:
+    "The evidence of all cells of files, and for each its file and number; a bad file goes to `failed`"
+    shown, cells = [], []
+    for batch in batches(tqdm(files, disable=not progress, unit='image'), failed):
+        pictures = find_cells([image for _, image, _ in batch], [network], device, um_per_pixel)
+        shown.append(cell_evidence(pictures, [network], device))
+        for (path, _, _), picture in zip(batch, pictures):
+            asked = [number for number, found in enumerate(picture.cells, 1) if len(found.chances)]
+            cells += [(path, number) for number in asked]
+    if not cells:
+        why = f' ({few(list(failed.values()))})' if failed else ''
+        got = f'{len(files)} pictures without a white cell{why}'
+        raise DataError(got, 'cells', 'bring pictures of cells')
+    return Evidence(*(np.concatenate([part for part in parts if len(part)]) for parts in zip(*shown))), cells
+
+
+def _write_checkpoint(out, network, learnt) -> Adaptation:
+    "Write a network and what a laboratory taught into a folder, all or nothing; the latter with its digest"
+    with tempfile.TemporaryDirectory() as place:
+        network.save_pretrained(place, laboratory=dict(cells=learnt.cells, labels=learnt.labels))
+        learnt = replace(learnt, network=sha256_file(Path(place) / 'model.safetensors'))
+        save_adaptation(learnt, place)
+        write_all({out / path.name: path.read_bytes() for path in Path(place).iterdir()})
+    return learnt
+
+
 def adapt_files(
     paths,  # image files and folders, of one laboratory
     out,  # the folder of the new checkpoint
@@ -317,43 +344,27 @@ def adapt_files(
 ) -> Taught:
     """Learn a laboratory's classes from its own pictures, and write a checkpoint for `segment --model`.
 
-    No weight of the network is changed: see `Adaptation`. Nothing is written before all is learnt. Raises
-    `ParameterError` where `out` cannot be written or holds something else, `DataError` on too few cells and
-    on labels that cannot be used, `CheckpointError` on an unknown model.
+    No weight of the network is changed: see `Adaptation`. Nothing is written before all is learnt, and then
+    all or nothing. Raises `ParameterError` where `out` cannot be written or holds something else, `DataError`
+    on too few cells and on labels that cannot be used, `CheckpointError` on an unknown model.
     """
     out, um = _checkpoint_path(out), check_scale(um_per_pixel)
     files, _, failed, _ = find_images(paths, recursive, out)
     network = nearest_network(load_networks(model, device), SIDE)
     if labels is not None:
         read_cell_labels(labels, files, CLASSES, SHORT)  # refused before the work, not after it
-    shown, cells = [], []
-    for batch in batches(tqdm(files, disable=not progress, unit='image'), failed):
-        pictures = find_cells([image for _, image, _ in batch], [network], device, um)
-        shown.append(cell_evidence(pictures, [network], device))
-        for (path, _, _), picture in zip(batch, pictures):
-            asked = [number for number, found in enumerate(picture.cells, 1) if len(found.chances)]
-            cells += [(path, number) for number in asked]
-    if not cells:
-        why = f' ({few(list(failed.values()))})' if failed else ''
-        raise DataError(
-            f'{len(files)} pictures without a white cell{why}', 'cells', 'bring pictures of cells'
-        )
-    evidence = Evidence(*(np.concatenate([part for part in parts if len(part)]) for parts in zip(*shown)))
+    evidence, cells = _evidence_of(files, network, device, progress, um, failed)
     given = _labels_of(cells, labels, files, failed)
-    learnt = learn_laboratory(evidence, given)
-    after, alone = learnt.class_chances(evidence).argmax(1), left_out_names(evidence, given)
-    rows = zip(cells, evidence.before.argmax(1), after, given, alone)
-    names = [*CLASSES, '']
+    learnt, alone = learn_laboratory(evidence, given), left_out_names(evidence, given)
+    counts = count_confusion(given[alone >= 0], alone[alone >= 0]).counts.astype(np.int64)
+    learnt = _write_checkpoint(out, network, replace(learnt, left_out=counts))
+    after, names = learnt.class_chances(evidence).argmax(1), [*CLASSES, '']
+    told = zip(evidence.before.argmax(1), after, given, alone)
+    keys = 'before', 'after', 'label', 'left_out'
     named = [
-        dict(file=str(file), cell=cell)
-        | dict(zip(('before', 'after', 'label', 'left_out'), (names[k] for k in ks)))
-        for (file, cell), *ks in rows
+        dict(file=str(file), cell=cell) | dict(zip(keys, (names[k] for k in four)))
+        for (file, cell), four in zip(cells, told)
     ]
-    network.save_pretrained(out, laboratory=dict(cells=learnt.cells, labels=learnt.labels))
-    told = alone >= 0
-    counts = count_confusion(given[told], alone[told]).counts.astype(np.int64)
-    learnt = replace(learnt, network=sha256_file(out / 'model.safetensors'), left_out=counts)
-    save_adaptation(learnt, out)
     return Taught(learnt, named, failed)
 
 
