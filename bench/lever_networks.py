@@ -39,7 +39,7 @@ from blood_unet.model import BloodUNet, freeze_statistics
 WORK = Path(__file__).parent.parent / 'data' / 'levers'
 SEEDS = 5
 CHOOSING = 100  # the seed of the networks that choose the learning rate
-RATES = (1e-3, 3e-3)
+RATES = (3e-4, 1e-3, 3e-3)
 BATCH, WIDE, SQUARE = 16, 116, 64  # px of a training picture, and of the square in it that BloodMNIST shows
 
 
@@ -65,7 +65,7 @@ ARMS = dict(
 BASES = dict(unet='batch', lite='scratch')
 SIDES = dict(unet=32, lite=64)  # px that a network is shown
 STEPS = dict(unet=2800, lite=560)
-TRIAL = dict(unet=200, lite=60)  # steps of the networks that choose the learning rate
+TRIAL = dict(unet=600, lite=140)  # steps of the networks that choose the learning rate
 WIDTHS = (16, 32, 64, 128)
 
 
