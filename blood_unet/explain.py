@@ -498,9 +498,8 @@ def explain_files(
         _claim_names(results, names, target, number)
         for ((path, image, notes),) in batches(shown, failed, most=1):
             try:
-                seen = segment_images(
-                    image, networks, device, [notes], None, um_per_pixel, adaptation=adaptation
-                )
+                how = dict(um_per_pixel=um_per_pixel, adaptation=adaptation)
+                seen = segment_images(image, networks, device, [notes], **how)
                 view = _asked_cell(seen.pictures[0], cell).view
                 crop = cut_frame(image, view)
                 network = nearest_network(networks, min(crop.shape[:2]))

@@ -182,8 +182,8 @@ def befalling(function, before=(), after=()):
 @pytest.fixture(scope='module', autouse=True)
 def fakes():
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segment, 'load_networks', fake_networks)
         for module in (segment, explain):
-            patch.setattr(module, 'load_networks', fake_networks)
             patch.setattr(module, 'segment_images', fake_segmentation)
         patch.setattr(segment, 'differential', fake_differential)
         patch.setattr(segment, 'batches', functools.partial(segment.batches, most=2))
