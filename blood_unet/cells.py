@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage as ndi
 
 from .data import CLASSES
-from .images import check_images, resize
+from .images import check_images, is_gray, resize
 from .predict import Prediction, TestTimeAugmentation, nearest_network, predict, predict_nearest
 from .preprocessing import drop_small, fill_small_holes, make_masks, radius, solidity
 from .ruler import NUCLEUS, RED_CELL, SURE, Ruler, find_ruler, resize_map
@@ -193,7 +193,8 @@ def _as_it_is(image, masks, chances) -> Picture:
     frame, (nucleus, cell) = (0, 0, *image.shape[:2]), masks
     located = locate(image, um_per_pixel=SIDE * CANONICAL / min(image.shape[:2]))
     located = located._replace(ruler=located.ruler._replace(found='size'))
-    if not _in_order(located):
+    stained = _in_order(located) or (is_gray(image) and nucleus.any())  # without colours the network tells
+    if not stained:
         return Picture([], located, True)
     cut = max(border_contact(nucleus), border_contact(cell)) > TOUCHING
     square, small = resize(image, (SIDE, SIDE)), [resize(mask, (SIDE, SIDE)) for mask in masks]
