@@ -30,7 +30,6 @@ from .files import atomic_path, writable_folder, write_all
 from .folders import find_images
 from .images import batches, resample, target_shape, to_tensor
 from .labels import read_cell_labels
-from .model import BUNDLED
 from .morphology import NAMES, relative_measurements
 from .naming import Adapted, cell_opinions, picture_foreignness
 from .predict import evaluating, load_networks, nearest_network, pick_device
@@ -223,8 +222,7 @@ def load_adaptation(model='auto') -> Adaptation | None:
     other weights than those beside it.
     """
     path = Path(model) / FILE
-    bundled = str(model) == 'auto' or (BUNDLED / str(model) / 'config.json').is_file()
-    if bundled or not path.is_file():
+    if str(model) == 'auto' or not path.is_file():
         return None
     remedy = 'make the folder again with blood-unet adapt'
     try:
