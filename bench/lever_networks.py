@@ -39,7 +39,7 @@ from blood_unet.model import BloodUNet, freeze_statistics
 WORK = Path(__file__).parent.parent / 'data' / 'levers'
 SEEDS = 5
 CHOOSING = 100  # the seed of the networks that choose the learning rate
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 BATCH, WIDE, SQUARE = 16, 116, 64  # px of a training picture, and of the square in it that BloodMNIST shows
 
 
@@ -213,7 +213,8 @@ def train(arm, seed, rate, steps, data, work) -> nn.Module:
     net, side = build(arm, work), SIDES[arm.family]
     net = net.to(memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(seed)
-    order = [torch.randperm(len(data['train']), generator=generator) for _ in range(2)]
+    n = len(data['train'])
+    order = [torch.randperm(n, generator=generator) for _ in range(-(-BATCH * steps // n))]
     order = torch.cat(order)[: BATCH * steps].view(steps, BATCH)
     adam = torch.optim.AdamW(net.parameters(), rate, weight_decay=0.02, fused=True)
     pace = torch.optim.lr_scheduler.OneCycleLR(adam, rate, total_steps=steps, pct_start=0.15)
