@@ -21,20 +21,33 @@ space := $(empty) $(empty)
 # nothing is read from or written to Jupyter's folders of the user
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# two recipes at a time
+SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs=2
 
-.PHONY: figures test test-data test-browser check book clean
+.PHONY: figures test test-notebooks test-library test-data test-data-notebooks test-data-library test-browser check book clean
 .DEFAULT_GOAL := figures
 
 figures: $(VENV)/.installed-notebooks
 	$(BIN)/blood-unet figures $(FIGURES)
 
+# Notebooks and tests run side by side; each can be run alone.
 # tests/test_plain_kernel.py runs the notebooks once more, each in a Jupyter of its own, their slow cells too
 test: $(VENV)/.installed-dev check
+	+@$(SIDE_BY_SIDE) test-notebooks test-library
+
+test-notebooks: $(VENV)/.installed-dev
 	$(BIN)/nbdev_test --n_workers 0 --do_print --timing
+
+test-library: $(VENV)/.installed-dev
 	$(BIN)/pytest -q --durations=8 tests
 
 test-data: $(VENV)/.installed-dev
+	+@$(SIDE_BY_SIDE) test-data-notebooks test-data-library
+
+test-data-notebooks: $(VENV)/.installed-dev
 	$(BIN)/nbdev_test --n_workers 0 --do_print --timing --flags "bloodmnist experts slow" --file_re '^($(subst $(space),|,$(FLAGGED)))$$'
+
+test-data-library: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m bloodmnist tests || { s=$$?; [ $$s -eq 5 ] && echo "no test in tests/ is marked bloodmnist"; exit $$(( s == 5 ? 0 : s )); }
 
 test-browser:
