@@ -60,7 +60,7 @@ ARMS = dict(
     frozen=Arm('unet', freeze=0.5, rate_of='batch'),
     scratch=Arm('lite'),
     imagenet=Arm('lite', pretrained=True),
-    imagenet_frozen=Arm('lite', freeze=0.0, pretrained=True, rate_of='imagenet'),
+    imagenet_frozen=Arm('lite', freeze=0.0, pretrained=True),
 )
 BASES = dict(unet='batch', lite='scratch')
 SIDES = dict(unet=32, lite=64)  # px that a network is shown

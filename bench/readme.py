@@ -167,6 +167,50 @@ def own_laboratory() -> str:
     return f'{draws}\n\nWithout labels, and in brackets without learning at all:\n\n{whole}\n'
 
 
+def levers() -> str:
+    "What each lever does to the share of right answers of five classes, in other laboratories, as Markdown."
+    networks, own = read_results('levers'), read_results('own_laboratory')['sets']
+    shipped = read_results('laboratories')['sets']
+    places = [name for name in PLACES if name in own]
+    steps = dict(own='the bundled networks, own colours', both="and in BloodMNIST's colours")
+    steps |= dict(forest='and the opinion by shape and texture')
+    rows = {
+        what: [f'{networks["bundled"][place][way]["five"]:.3f}' for place in places]
+        for way, what in steps.items()
+    }
+    rows['the command, as shipped'] = [say(shipped[place]['row']['five']) for place in places]
+    rows['`adapt` without labels'] = [f'{own[place]["without_labels"]["five"]:.3f}' for place in places]
+    for k in own[places[0]]['labels']:
+        rows[f'`adapt`, {k} labels a class'] = [say(own[place]['labels'][k]['five']) for place in places]
+    for arm, row in networks['arms'].items():
+        if arm not in ('batch', 'scratch'):
+            base = 'batch normalisation' if row['compared_with'] == 'batch' else 'the same from scratch'
+            gains = [row['sets'][place]['both']['five']['difference'] for place in places]
+            rows[f'small network, {LEVERS[arm]}, less {base}'] = [say(gain) for gain in gains]
+    return markdown(['lever', *(PLACES[p] for p in places)], [[k, *v] for k, v in rows.items()]) + '\n'
+
+
+LEVERS = dict(
+    group='group normalisation',
+    none='no normalisation',
+    frozen='statistics frozen half-way',
+    imagenet='ImageNet',
+    imagenet_frozen="ImageNet, its statistics frozen",
+)
+
+
+def spoilt() -> str:
+    "Answered and wrong of spoilt pictures, by fault and strength, as Markdown."
+    found = read_results('spoilt')
+    n = found['untouched']['n']
+    rows = [
+        [fault, strength, f'{row["answered"]} of {n}', str(row['wrong'])]
+        for fault, strengths in (('none', {'-': found['untouched']}), *found['spoilt'].items())
+        for strength, row in strengths.items()
+    ]
+    return markdown(['fault', 'strength', 'certain', 'wrong of these'], rows) + '\n'
+
+
 def laboratories() -> str:
     "The class on cells of other laboratories, and which cells of which class are called what, as Markdown."
     found = read_results('laboratories')['sets']
@@ -622,6 +666,13 @@ PROGRAMS = (
         ('doubt',),
     ),
     Program(
+        'spoilt.py',
+        'spoilt pictures, whole, as the command answers them: how many it is certain of, how many of these'
+        ' are wrong',
+        'minutes',
+        ('spoilt',),
+    ),
+    Program(
         'segment.py',
         '`blood-unet segment` against experts: network, recipe, and both, on each half of three sets',
         'minutes',
@@ -806,6 +857,8 @@ TABLES = (
     (PAGE, 'results', results),
     (PAGE, 'laboratories', laboratories),
     (PAGE, 'own_laboratory', own_laboratory),
+    (PAGE, 'levers', levers),
+    (PAGE, 'spoilt', spoilt),
     (PAGE, 'classification', classification),
     (PAGE, 'shifts', shifts),
     (PAGE, 'explanations', explanations),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTIAL', 'TRIED', 'atomic_path', 'sweep_partial', 'sweep_partial_of', 'writable_folder', 'write_json', 'file_bytes',
-           'png_bytes', 'write_all', 'read_results']
+           'png_bytes', 'save_arrays', 'read_arrays', 'write_all', 'read_results']
 
 # %% ../nbs/00b_files.ipynb #f560605d
 import contextlib
@@ -112,6 +112,35 @@ def png_bytes(array) -> bytes:
     from PIL import Image
 
     return file_bytes(lambda buffer: Image.fromarray(array).save(buffer, format='PNG'))
+
+# %% ../nbs/00b_files.ipynb #00bf0011
+def save_arrays(arrays: dict, about: dict, path) -> Path:
+    "Write arrays and texts `about` them, their `format` too, by name, whole or not at all; returns the path."
+    import numpy as np
+    from safetensors.numpy import save
+
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save({k: np.ascontiguousarray(a) for k, a in arrays.items()}, about))
+    return Path(path)
+
+
+def read_arrays(path, form: str, expected: str, remedy: str, error=DataError) -> tuple:
+    """What `save_arrays` wrote: `(about, arrays)`, by name.
+
+    Raises `error`, with what was `expected` and the `remedy`, where the file cannot be read or is not of the
+    format `form`.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, 'np') as f:
+            about, arrays = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+    except Exception as failure:
+        got = f'{path}, which cannot be read ({type(failure).__name__}: {failure})'
+        raise error(got, expected, remedy) from failure
+    if about.get('format') != form:
+        raise error(f'{path}, of the format {about.get("format")}', f'{expected}, {form}', remedy)
+    return about, arrays
 
 # %% ../nbs/00b_files.ipynb #fa333515
 def write_all(contents: dict):

@@ -17,8 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.numpy import save
 from tqdm.auto import tqdm
 
 from .cells import find_cells
@@ -26,7 +24,7 @@ from .core import CheckpointError, DataError, ParameterError, few, sha256_file
 from .data import CLASSES, SHORT
 from .differential import Confusion, count_confusion, elsewhere
 from .doubt import joined_chances
-from .files import atomic_path, writable_folder, write_all
+from .files import read_arrays, save_arrays, writable_folder, write_all
 from .folders import find_images
 from .images import batches, resample, target_shape, to_tensor
 from .labels import read_cell_labels
@@ -210,9 +208,7 @@ def save_adaptation(adaptation: Adaptation, folder) -> Path:
     arrays |= dict(classes=np.asarray(adaptation.classes, np.int64), left_out=adaptation.left_out)
     about = dict(format=FORMAT, network=adaptation.network, taught=json.dumps(adaptation.taught))
     about |= dict(cells=str(adaptation.cells), labels=str(adaptation.labels))
-    with atomic_path(Path(folder) / FILE) as path:
-        path.write_bytes(save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, about))
-    return Path(folder) / FILE
+    return save_arrays(arrays, about, Path(folder) / FILE)
 
 
 def load_adaptation(model='auto') -> Adaptation | None:
@@ -225,14 +221,7 @@ def load_adaptation(model='auto') -> Adaptation | None:
     if str(model) == 'auto' or not path.is_file():
         return None
     remedy = 'make the folder again with blood-unet adapt'
-    try:
-        with safe_open(path, 'np') as f:
-            about, arrays = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except Exception as error:
-        got = f'{path}, which cannot be read ({type(error).__name__}: {error})'
-        raise CheckpointError(got, 'what blood-unet adapt wrote', remedy) from error
-    if about.get('format') != FORMAT:
-        raise CheckpointError(f'{path}, of another version', FORMAT, remedy)
+    about, arrays = read_arrays(path, FORMAT, 'what blood-unet adapt wrote', remedy, CheckpointError)
     if about['network'] != sha256_file(Path(model) / 'model.safetensors'):
         raise CheckpointError(f'{path}, made with other weights', 'those beside it', remedy)
     classes, left_out, parts = arrays.pop('classes'), arrays.pop('left_out'), {}

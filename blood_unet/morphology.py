@@ -15,8 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from safetensors import safe_open
-from safetensors.numpy import save
 from scipy import ndimage as ndi
 from skimage.measure import label, regionprops
 from skimage.morphology import isotropic_erosion, skeletonize
@@ -24,7 +22,7 @@ from skimage.morphology import isotropic_erosion, skeletonize
 import blood_unet
 from .core import DataError, ParameterError
 from .data import CLASSES
-from .files import atomic_path
+from .files import read_arrays, save_arrays
 from .images import background_colour
 from .preprocessing import radius
 
@@ -285,9 +283,7 @@ def save_opinion(opinion: Opinion, path) -> Path:
     "Write an opinion to a safetensors file, whole or not at all; returns its path."
     arrays = {k: v for k, v in vars(opinion).items() if isinstance(v, np.ndarray) and k[0] != '_'}
     about = dict(format=FORMAT, names=json.dumps(opinion.names), classes=json.dumps(CLASSES))
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save(arrays, about))
-    return Path(path)
+    return save_arrays(arrays, about, path)
 
 
 OPINION = 'opinion-bloodmnist.safetensors'
@@ -306,12 +302,7 @@ def load_opinion(path=None) -> Opinion:
     if path is None:
         return _bundled()
     remedy = 'make it with bench/morphology.py'
-    try:
-        with safe_open(path, 'np') as f:
-            about, arrays = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except Exception as error:
-        got = f'{path}, which cannot be read ({type(error).__name__}: {error})'
-        raise DataError(got, 'an opinion', remedy) from error
-    if about.get('format') != FORMAT or not {*json.loads(about['names'])} <= {*NAMES}:
+    about, arrays = read_arrays(path, FORMAT, 'an opinion', remedy)
+    if not {*json.loads(about['names'])} <= {*NAMES}:
         raise DataError(f'{path}, which is no opinion of this version', f'measurements of {NAMES}', remedy)
     return Opinion(tuple(json.loads(about['names'])), **arrays)

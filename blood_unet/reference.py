@@ -20,14 +20,12 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors.numpy import save
 from scipy import ndimage as ndi
 from skimage.morphology import isotropic_erosion, reconstruction
 
 import blood_unet
 from .core import DataError
-from .files import atomic_path
+from .files import read_arrays, save_arrays
 from .images import background_colour, optical_density, resize
 from .preprocessing import radius, solidity, white_balance
 
@@ -261,21 +259,14 @@ def save_reference(reference: Reference, path) -> Path:
     arrays = dict(values=reference.values, groups=reference.groups.astype(np.int64))
     arrays |= reference.look._asdict()
     about = dict(format=FORMAT, title=reference.title, measurements=json.dumps(NAMES))
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save({k: np.ascontiguousarray(a) for k, a in arrays.items()}, about))
-    return Path(path)
+    return save_arrays(arrays, about, path)
 
 
 def load_reference(path) -> Reference:
     "The reference of a file. Raises `DataError` where it is none, or one of other measurements."
     remedy = 'make it with blood-unet reference FOLDER --out FILE'
-    try:
-        with safe_open(path, 'np') as f:
-            about, arrays = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except Exception as error:
-        got = f'{path}, which cannot be read ({type(error).__name__}: {error})'
-        raise DataError(got, 'a reference of healthy cells', remedy) from error
-    if about.get('format') != FORMAT or json.loads(about['measurements']) != list(NAMES):
+    about, arrays = read_arrays(path, FORMAT, 'a reference of healthy cells', remedy)
+    if json.loads(about['measurements']) != list(NAMES):
         got = f'{path}, which is no reference of this version'
         raise DataError(got, f'the measurements {", ".join(NAMES)}', remedy)
     look = Look(arrays['sides'], arrays['background'])

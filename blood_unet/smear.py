@@ -121,7 +121,7 @@ def _neighbours(labels, reach):
     ]
 
 
-def _join_lobes(labels, red, reach=0.45, most=3.0, across=2.8):
+def _join_lobes(labels, red, reach=0.45, most=3.0, across=3.0):
     "Pieces of one nucleus get one label: in wide contact, or near and together not too large"
     n, area = labels.max(), np.pi * red**2 / 4
     sums, root = _sums(labels, n), np.arange(n + 1)
