@@ -228,12 +228,17 @@ def laboratories() -> str:
         'probability given to the class, where wrong': lambda s: say(s['row']['probability_of_wrong']),
     }
     places = [p for p in PLACES if p in found]
+    columns = {PLACES[place]: found[place] for place in places}
+    without = found['bccd']['without_doubted']
+    columns |= {'BCCD without doubted labels': dict(n=without['eight']['n'], row=without)}
     shares = markdown(
-        ['share of cells', *(PLACES[p] for p in places)],
-        [[name.strip(), *(line(found[p]) for p in places)] for name, line in lines.items()],
+        ['share of cells', *columns],
+        [[name.strip(), *(line(column) for column in columns.values())] for name, line in lines.items()],
     )
     lost = ', '.join(f"{PLACES[p]} {found[p]['not_found']}" for p in places)
-    about = f'Cells that were not found count as wrong: {lost}.'
+    about = (
+        f'Cells that were not found count as wrong: {lost}. The doubted labels are listed in laboratories.py.'
+    )
     return f'{shares}\n\n{about} What the cells of each class were called, of eight:\n\n{confusions(found)}\n'
 
 
