@@ -11,6 +11,7 @@ import json
 import re
 import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,11 +109,11 @@ def cell_alone(found: Segmentation, number: int, view) -> Segmentation:
     return Segmentation(*masks, table[CHANCES].to_numpy(float), table, found.pictures)
 
 
-def _masked_cell(place, picture, networks, device) -> Segmentation:
-    "The cell of a place after its view was changed into `picture`"
+def _masked_cell(place, picture, answers) -> Segmentation:
+    "The cell of a place after its view was changed into `picture`; `answers`: to a picture's `Segmentation`"
     changed, (there, here) = place.picture.copy(), overlap(place.view, place.picture.shape[:2])
     changed[there] = picture[here]
-    found = segment_images(changed, networks, device)
+    found = answers(changed)
     number = cell_at(found, place.view) if not found.pictures[0].single else len(found.pictures[0].cells)
     return cell_alone(found, number, place.view)
 
@@ -153,6 +154,7 @@ def make_view(
     networks: list = None,  # among which `segment_images` chooses, by default `network` alone
     known: dict = None,  # keeps what was computed, for one subject and network
     place: Place = None,  # where the subject lies; None: it is a picture of its own
+    adaptation=None,  # what its laboratory taught, of `laboratory.load_adaptation`
 ) -> CellView:
     """All that is shown about one cell.
 
@@ -161,12 +163,13 @@ def make_view(
     _check_question(target, method, over)
     once, hidden = _kept({} if known is None else known), tuple(hidden)
     device, networks = str(model_device(network)), networks or [network]
+    answers = partial(segment_images, model=networks, device=device, adaptation=adaptation)
     if place is None:
-        place = _whole_picture(subject.image, once('found', segment_images, subject.image, networks, device))
+        place = _whole_picture(subject.image, once('found', answers, subject.image))
     view = CellView(subject, name, target, once('whole', cell_alone, *place[1:]))
     if hidden:
         picture = once(('picture', hidden), hide_parts, subject, hidden)
-        masked = once(('masked', hidden), _masked_cell, place, picture, networks, device)
+        masked = once(('masked', hidden), _masked_cell, place, picture, answers)
         view = replace(view, hidden=hidden, without=picture, masked=masked)
     try:
         three = [

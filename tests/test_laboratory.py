@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,11 @@ from typer.testing import CliRunner
 
 from blood_unet.cli import app
 from blood_unet.data import CLASSES, phantom
+from blood_unet.explorer import Explorer
 from blood_unet.laboratory import adapt_files, load_adaptation
 from blood_unet.phantom import draw_field
+from blood_unet.segment import segment_images
+from blood_unet.view import hide_parts
 from conftest import MODEL
 
 COMMAND = [sys.executable, '-c', 'from blood_unet.cli import main; main()']
@@ -67,6 +71,23 @@ def test_labels_that_say_the_opposite_are_obeyed(laboratory, adapted, tmp_path):
     others = [i for i in range(40) if cells.labels[i] not in (5, 6)]
     strange = table[table.file.str.contains('|'.join(f'/{i:02d}.png' for i in others))]
     assert not strange.certain.any() and strange.warning.str.contains('class uncertain').all()
+
+
+def test_the_explorer_answers_as_the_laboratory_does(laboratory, adapted):
+    home, cells, rows = laboratory
+    file, label = rows[0].split(',')
+    path, own = home / 'in' / file, adapted[1]
+    shown = Explorer('phantom', 28, 'cpu', samples=64, n_phantoms=8, model=own)
+    assert shown.net.value == str(own) and shown.name == 'own' and shown.error is None
+    about = dict(name=file, type='image/png', size=path.stat().st_size, last_modified=datetime.now(UTC))
+    shown.upload.value = (about | dict(content=memoryview(path.read_bytes())),)
+    told = segment_images([cells.images[int(file[:2])]], own, 'cpu')
+    assert shown.error is None and told.table['class'][0] == label  # what 12 labels say, and no other network
+    assert shown.view.whole.table['class'].tolist() == [label]
+    np.testing.assert_array_equal(shown.view.whole.class_probability, told.class_probability)
+    shown.parts[2].value = True  # without its cytoplasm it is still the laboratory that answers
+    bare = segment_images(hide_parts(shown.subject, ['cytoplasm']), own, 'cpu')
+    np.testing.assert_array_equal(shown.view.masked.class_probability, bare.class_probability)
 
 
 def test_one_picture_gets_the_answer_that_it_has_among_others(laboratory, adapted, tmp_path):
