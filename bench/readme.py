@@ -181,7 +181,9 @@ def levers() -> str:
     rows['the command, as shipped'] = [say(shipped[place]['row']['five']) for place in places]
     rows['`adapt` without labels'] = [f'{own[place]["without_labels"]["five"]:.3f}' for place in places]
     for k in own[places[0]]['labels']:
-        rows[f'`adapt`, {k} labels a class'] = [say(own[place]['labels'][k]['five']) for place in places]
+        rows[f'`adapt`, {k} label{"s" * (k != "1")} a class'] = [
+            say(own[place]['labels'][k]['five']) for place in places
+        ]
     for arm, row in networks['arms'].items():
         if arm not in ('batch', 'scratch'):
             base = 'batch normalisation' if row['compared_with'] == 'batch' else 'the same from scratch'
