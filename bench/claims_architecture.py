@@ -19,7 +19,7 @@ from scipy.ndimage import center_of_mass
 import recipe_networks as trained
 from claims_kept import RESULTS, keep
 from variants import SETS
-from blood_unet.data import Cells
+from blood_unet.data import Cells, load_cells
 from blood_unet.experts import load_expert
 from blood_unet.metrics import crossed_interval, dice
 from blood_unet.model import BloodUNet
@@ -89,6 +89,12 @@ def is_trained(begins) -> bool:
     return all((folder / 'config.json').exists() for name in names for folder in folders(name))
 
 
+def settings(rows: dict) -> dict:
+    "How the networks of some rows were built and trained, by the names of their recipes."
+    names = [n for n in trained.RECIPES if any(n.startswith(begins) for begins in rows.values())]
+    return {name: trained.RECIPES[name]._asdict() for name in names}
+
+
 def judge(result: str, rows: dict, asked=None):
     """Measure the rows of a result whose networks are there, and keep them beside those kept before.
 
@@ -97,12 +103,13 @@ def judge(result: str, rows: dict, asked=None):
     torch.set_num_threads(1)
     path = RESULTS / f'{result}.json'
     found = json.loads(path.read_text())['rows'] if path.exists() else {}
+    cells = load_cells('bloodmnist', 'train', 28, limit=4000)
     for row, names in rows.items():
         if asked and row.__name__ not in asked:
             continue
         if is_trained(names):
             found[row.__name__] = row()
-            keep(result, dict(rows=found))
+            keep(result, dict(rows=found, recipes=settings(rows), dataset=cells.digest))
         else:
             print(f'{row.__name__}: its networks are not all trained yet, run recipe_networks.py')
 

@@ -11,8 +11,7 @@ from functools import cache
 import numpy as np
 import torch
 import typer
-from scipy.stats import spearmanr, t
-from statsmodels.stats.proportion import confint_proportions_2indep
+from scipy.stats import binomtest, spearmanr, t
 
 import recipe_networks as trained
 from claims_architecture import between, each, facts, judge, nucleus_dice, right
@@ -96,7 +95,9 @@ def imbalance():
         rows = {loss: each(f'field {share} {loss}', reached) for loss in trained.FIELD_LOSSES}
         found[share] = {f'minus {loss}': crossed_interval(rows['dice'] - v) for loss, v in rows.items()}
         found[share].pop('minus dice')
-        found[share] |= {loss: crossed_interval(v) for loss, v in rows.items()}
+        found[share] |= {
+            loss: crossed_interval(v) | dict(each=v.mean(1).round(4).tolist()) for loss, v in rows.items()
+        }
         found[share]['share'] = dict(
             learnt=round(facts(f'field {share} dice')[0]['nucleus'], 5),
             experts=round(float(cells.nucleus.mean()), 5),
@@ -182,6 +183,15 @@ def diverges(losses) -> bool:
     return None in losses or np.mean(losses[-5:]) > losses[0]
 
 
+def share_gained(first, second) -> dict:
+    "Share of bool `first` minus that of `second`, with Newcombe's interval (Stat Med 17:873, 1998)."
+    (p, a, b), (q, c, d) = (
+        (v.mean(), *binomtest(int(v.sum()), len(v)).proportion_ci(method='wilson')) for v in (first, second)
+    )
+    low, high = p - q - np.hypot(p - a, d - q), p - q + np.hypot(b - p, q - c)
+    return {key: round(float(v), 5) for key, v in dict(mean=p - q, low=low, high=high).items()}
+
+
 def clipping():
     "Share of diverging runs without clipping, and with."
     counts = {
@@ -189,13 +199,8 @@ def clipping():
         for rate in trained.CLIP_RATES
     }
     without, clipped = (np.concatenate([row[k] for row in counts.values()]) for k in ('without', 'with'))
-    low, high = confint_proportions_2indep(
-        without.sum(), len(without), clipped.sum(), len(clipped), method='newcomb', compare='diff'
-    )
-    told = dict(mean=without.mean() - clipped.mean(), low=low, high=high)
-    told = {key: round(float(v), 5) for key, v in told.items()}
     rows = {str(rate): {k: int(sum(v)) for k, v in row.items()} for rate, row in counts.items()}
-    return dict(share_gained=told, diverged=rows, runs=len(without))
+    return dict(share_gained=share_gained(without, clipped), diverged=rows, runs=len(without))
 
 
 ROWS = {
