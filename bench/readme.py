@@ -645,6 +645,25 @@ PROGRAMS = (
         '`features` a quarter of an hour',
         ('explained_features', 'odd_areas'),
     ),
+    Program(
+        'recipe_networks.py',
+        'trains small networks that each differ in one thing of architecture or training; the two below need'
+        ' them',
+        'an hour and a half, one thread',
+    ),
+    Program('recipe_cells.py', 'nothing: the cells and fields from which those learn', '-'),
+    Program(
+        'claims_architecture.py',
+        'evidence for the ledger: small networks with and without gates, with and without skips',
+        'minutes',
+        ('architecture_options',),
+    ),
+    Program(
+        'claims_training.py',
+        'evidence for the ledger: labels, losses, turns, rates, decay, optimisers and clipping, each in turn',
+        'minutes',
+        ('training_options',),
+    ),
     Program('claims_kept.py', 'nothing: what these programs share', '-'),
     Program(
         'differential.py',
