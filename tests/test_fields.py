@@ -6,6 +6,7 @@ import pytest
 import skimage.data
 import tifffile
 from PIL import Image
+from scipy import ndimage as ndi
 from typer.testing import CliRunner
 
 from blood_unet.cli import app
@@ -232,6 +233,28 @@ def test_of_eight_real_white_cells_in_a_heap_none_is_certain(seed, near):
     white = np.flatnonzero(cells.labels != CLASSES.index('platelet'))
     pictures = cells.images[np.random.default_rng(seed).choice(white, 8, replace=False)]
     check_heap(heap(pictures, np.array([make_masks(one, 'cell') for one in pictures]), seed, near))
+
+
+def among_specks(picture, mask, speck=17, side=150):
+    """One white cell on an empty slide between three bodies like red cells, but small: uint8 (side, side, 3).
+
+    `picture`: uint8 (64, 64, 3); `mask`: bool (64, 64), its cell; both are shown 110 px wide.
+    """
+    field = np.full((side, side, 3), [252, 228, 204.0])
+    picture, mask = resize(picture, (110, 110)), resize(mask, (110, 110))
+    field[20:130, 20:130][mask] = picture[mask]
+    y, x = np.mgrid[:side, :side]
+    for top, left in ((14, 14), (136, 30), (18, 134)):
+        field[np.hypot(y - top, x - left) < speck / 2] = [188, 150, 175]
+    return ndi.gaussian_filter(field, (0.8, 0.8, 0)).astype(np.uint8)
+
+
+def test_lobes_stay_one_cell_beside_three_small_bodies():
+    """By such a ruler a neutrophil is as wide as four red cells, and its lobes are cells that touch."""
+    drawn = draw_phantoms(160, 64, 5)
+    for k in np.flatnonzero(drawn.labels == CLASSES.index('neutrophil'))[:12]:
+        found = segment_images(among_specks(drawn.images[k], drawn.cell[k]), 'auto', 'cpu')
+        assert [one.kind for one in found.pictures[0].cells] == ['white cell'], k
 
 
 def test_explain_takes_a_cell_of_a_field(folder, tmp_path):
