@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LEVELS', 'HAEMATOLOGICAL', 'SINGLY', 'detection_scores', 'file_blocks', 'split_scores', 'split_auroc',
            'slide_colours', 'crude_features', 'crude_scores', 'measured_cells', 'reference_protocol', 'choosing_plans',
-           'network_scores', 'chosen_score', 'crossed_detection', 'false_alarms', 'chosen_scores', 'group_result',
-           'protocol_plans', 'held_out_protocol', 'blasts_protocol', 'area_table']
+           'network_scores', 'chosen_score', 'crossed_detection', 'mean_detection', 'false_alarms', 'chosen_scores',
+           'group_result', 'protocol_plans', 'held_out_protocol', 'blasts_protocol', 'area_table']
 
 # %% ../nbs/10c_anomaly.ipynb #10b00003
 import re
@@ -300,6 +300,35 @@ def crossed_detection(odd, scores, against=None, draws: int = 1000, seed: int = 
     return numbers | dict(networks=len(tables[0]), n=len(odd), odd=int(odd.sum()))
 
 
+def mean_detection(labels, groups, ours, peers, draws: int = 1000, seed: int = 0) -> dict:
+    """Mean AUROC over groups of held-out classes: `ours`, `peer`, and `minus_peer`, their paired difference.
+
+    `labels` (N,): positions in `CLASSES`; `groups`: of names; `ours`, `peers`: scores (S, N) for each group.
+    The 95 % intervals draw the same images for all groups, class by class, and networks for each. Source: as
+    of `crossed_detection`.
+    """
+    rng, kinds = np.random.default_rng(seed), [np.flatnonzero(labels == k) for k in np.unique(labels)]
+    odds = [np.isin(labels, [CLASSES.index(name) for name in group]) for group in groups]
+
+    def areas(tables, cells):
+        return np.mean([auroc(odd[cells], t.mean(0)[cells]) for odd, t in zip(odds, tables)])
+
+    def drawn(tables):
+        return [t[rng.integers(0, len(t), len(t))] for t in tables]
+
+    rows = [[areas(tables, np.arange(len(labels))) for tables in (ours, peers)]]
+    for _ in range(draws):
+        cells = np.concatenate([rng.choice(k, len(k)) for k in kinds])
+        rows.append([areas(drawn(tables), cells) for tables in (ours, peers)])
+    values, found = np.array(rows), {}
+    for who, column in zip(('ours', 'peer', 'minus_peer'), (*values.T, values[:, 0] - values[:, 1])):
+        low, high = np.quantile(column[1:], [0.025, 0.975])
+        numbers = dict(mean=column[0], low=low, high=high)
+        found[who] = {k: round(float(v), 4) for k, v in numbers.items()}
+        found[who] |= dict(networks=sum(map(len, ours)), n=len(labels), groups=len(groups))
+    return found
+
+
 def false_alarms(usual, asked, levels=LEVELS) -> dict:
     "Share of `asked` usual cells whose conformal p among other `usual` ones is at most each level, by level."
     p = conformal_p(asked, usual)
@@ -416,6 +445,12 @@ def protocol_plans(
     return list(dict.fromkeys(found))
 
 
+def _chosen_table(name, group, splits, folder, size, device, seeds: int = 3, epochs: int = 8):
+    "The scores (S, N) of the test images by the name of a chosen score"
+    kind, score = name.split(': ', 1)
+    return _seed_scores(kind, group, splits, folder, seeds, size, epochs, device)['test', score]
+
+
 def held_out_protocol(
     groups,  # of names of classes: each is held out once, whole
     folder,  # where networks are, or come
@@ -427,7 +462,7 @@ def held_out_protocol(
     progress: bool = True,
     **kwargs,  # of `protocol_plans`
 ) -> dict:
-    """`group_result` of every group, and their means.
+    """`group_result` of every group, and their means; of several groups `together`, of `mean_detection`.
 
     Networks are trained in `folder`, and what is there is not trained again: a run that was killed goes on.
     With all of BloodMNIST hours a kind of network.
@@ -442,9 +477,17 @@ def held_out_protocol(
         who: round(float(np.mean([row[who]['mean'] for row in found])), 4)
         for who in ('ours', 'peer', 'minus_peer')
     }
+    together = {}
+    if len(found) > 1:
+        how = dict(size=size, device=device) | {k: kwargs[k] for k in ('seeds', 'epochs') if k in kwargs}
+        ours, peers = (
+            [_chosen_table(row['chosen'][who], tuple(row['group']), splits, folder, **how) for row in found]
+            for who in ('ours', 'peer')
+        )
+        together = dict(together=mean_detection(splits['test'].labels, groups, ours, peers, draws))
     about = dict(size=size, cells={s: len(cells) for s, cells in splits.items()}, settings=kwargs)
     data = {s: cells.digest for s, cells in splits.items()}
-    return about | dict(data=data, versions=versions(), mean=means, groups=found)
+    return about | dict(data=data, versions=versions(), mean=means) | together | dict(groups=found)
 
 # %% ../nbs/10c_anomaly.ipynb #10b00019
 def blasts_protocol(splits: int = 200, seed: int = 0, draws: int = 2000) -> dict:
@@ -466,6 +509,8 @@ def blasts_protocol(splits: int = 200, seed: int = 0, draws: int = 2000) -> dict
 def area_table(found: dict) -> pd.DataFrame:
     "The areas under the curve of a protocol's result, a row each, with their intervals."
     rows = {name: value for name, value in found.items() if isinstance(value, dict) and 'low' in value}
+    for who, told in found.get('together', {}).items():
+        rows[f"mean of {told['groups']} groups: {who}"] = told
     for group in found.get('groups', ()):
         names = ' and '.join(group['group'])
         rows |= {f'{names}: {who}': group[who] for who in ('ours', 'peer', 'minus_peer')}
