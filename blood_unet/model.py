@@ -20,7 +20,7 @@ from torch import nn
 
 import blood_unet
 from .core import CheckpointError, ImageError, ParameterError, check_choice
-from .encoder import LITE0_WIDTHS, LiteEncoder
+from .encoder import LITE0_LEAST, LITE0_WIDTHS, LiteEncoder
 from .files import atomic_path, write_json
 
 # %% ../nbs/03a_model.ipynb #50e055d0
@@ -145,10 +145,17 @@ class Output(NamedTuple):
     class_logits: torch.Tensor  # (N, n_classes)
 
 # %% ../nbs/03a_model.ipynb #a2921b56
-def _check_options(widths, **whole):
+def _check_options(widths, encoder, **whole):
     "Refuse options that no network can have"
-    if len(widths) < 2 or min(widths) < 1:
+    check_choice(encoder, ENCODERS, 'encoder')
+    if len(widths) < (2 if encoder == 'plain' else 1) or min(widths) < 1:
         raise ParameterError(f'widths={widths}', 'two or more positive widths', 'try (24, 48, 96, 192)')
+    if encoder != 'plain' and whole['input_size'] < LITE0_LEAST:
+        got, remedy = (
+            f"input_size={whole['input_size']} of a network with {encoder}",
+            'it halves them five times',
+        )
+        raise ParameterError(got, f'{LITE0_LEAST} px or more', remedy)
     for name, value in whole.items():
         least = 2 if name == 'input_size' else 1
         if not isinstance(value, int) or value < least:
@@ -183,14 +190,13 @@ class BloodUNet(nn.Module):
         input_size: int = 28,  # pixels of the longer side that `predict` resamples to
         dropout: float = 0.2,  # share of the bottleneck's channels that the class head loses in training
         norm: str = 'batch',  # 'batch', 'group' or 'none', after every convolution of our own
-        encoder: str = 'plain',  # or 'efficientnet-lite0', whose widths replace all but the first
+        encoder: str = 'plain',  # or 'efficientnet-lite0', from 64 px on: its widths follow the first
     ):
         super().__init__()
         widths = tuple(int(w) for w in widths)
-        check_choice(encoder, ENCODERS, 'encoder')
         check_choice(attention_at, ('bottleneck', 'skips', 'everywhere'), 'attention_at')
         whole = dict(n_classes=n_classes, decoder_depth=decoder_depth, input_size=input_size)
-        _check_options(widths, **whole)
+        _check_options(widths, encoder, **whole)
         if encoder != 'plain':
             widths = (widths[0], *LITE0_WIDTHS)
         self.config = dict(widths=widths, attention=attention, attention_at=attention_at, **whole)

@@ -17,6 +17,7 @@ from blood_unet.doubt import (
     AGREE,
     ALONE,
     TOGETHER,
+    TOUCHED,
     Quality,
     certainty,
     foreign_together,
@@ -62,7 +63,7 @@ def cell_words(found) -> list:
     if found.cut:
         words.append('cut by the border')
     if found.touching:
-        words.append('touching another cell')
+        words.append(TOUCHED)
     if found.several:
         words.append('several cells that cannot be told apart, or a piece of them')
     if not len(found.chances):
@@ -144,9 +145,10 @@ def adapted_doubt(
     """What speaks against a laboratory's answer for a cell, in words; an empty list where nothing does.
 
     Without labels: what speaks against the answer that the opinions give alone, and that it is another one.
-    With them: a picture that no class can be had from; more than `STRANGE` of the chance, by the opinions,
-    for classes that were not taught; a chance below `TAUGHT`, which is less where the opinions alone are
-    certain of the same class; and of a cell that is cut, touched or of guessed scale, that they name another.
+    With them: a picture that no class can be had from; in a foreign stain, a cell that touches another; more
+    than `STRANGE` of the chance, by the opinions, for classes that were not taught; a chance below `TAUGHT`,
+    which is less where the opinions alone are certain of the same class; and of a cell that is cut, touched
+    or of guessed scale, that they name another.
     """
     named, chance = CLASSES[int(adapted.chances.argmax())], float(adapted.chances.max())
     before = joined_chances(opinions, foreign, network)
@@ -155,7 +157,7 @@ def adapted_doubt(
     sure, reasons = certainty(opinions, words, foreign, together, network)
     if not adapted.taught:
         return reasons + ([differs] if other != named else [])
-    reasons = [word for word in words if word.startswith(ALONE)]
+    reasons = [word for word in words if word.startswith((*ALONE, TOUCHED) if foreign > 1 else ALONE)]
     least = TAUGHT['agreed' if sure and other == named else 'alone']
     if before[~np.isin(CLASSES, adapted.taught)].sum() > STRANGE:
         reasons.append(f'it looks like {other}, of which no cell was labelled')

@@ -1,5 +1,7 @@
 """Whole fields of a smear by the commands: cells numbered, measured, doubted; nothing said of nothing."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,12 +11,14 @@ from PIL import Image
 from scipy import ndimage as ndi
 from typer.testing import CliRunner
 
+from blood_unet.cells import MELTED
 from blood_unet.cli import app
 from blood_unet.data import CLASSES, load_cells
 from blood_unet.images import background_colour, resize
 from blood_unet.phantom import draw_field, draw_phantoms
 from blood_unet.preprocessing import make_masks
 from blood_unet.segment import ENDINGS, segment_images
+from blood_unet.smear import locate
 from conftest import MODEL
 
 KINDS = (0, 1, 4, 6, 6)
@@ -185,10 +189,11 @@ def test_of_a_photograph_no_white_cell_is_certain(name, width):
     assert (table.warning != '').all()
 
 
-def heap(pictures, masks, seed, near=0.3, shape=(400, 520)):
+def heap(pictures, masks, seed, near=0.3, shape=(400, 520), red_cells=None):
     """A field with white cells in one heap, each `near` sides of its square from another: uint8 (H, W, 3).
 
-    `pictures`: uint8 (n, s, s, 3), one cell each on BloodMNIST's square; `masks`: bool (n, s, s), the cells.
+    `pictures`: uint8 (n, s, s, 3), one cell each on BloodMNIST's square; `masks`: bool (n, s, s), the cells;
+    `red_cells`: so many around it, up to four; None: as many as a field has.
     """
     rng, side, slide = np.random.default_rng(seed), pictures.shape[1], np.array([252, 228, 204.0])
     places = [np.array(shape) / 2]
@@ -197,8 +202,11 @@ def heap(pictures, masks, seed, near=0.3, shape=(400, 520)):
         place = places[rng.integers(len(places))] + near * side * np.array([np.sin(turn), np.cos(turn)])
         if min(np.hypot(*(place - one)) for one in places) > 0.95 * near * side:
             places.append(place)
-    field = draw_field((), red=24, shape=shape, seed=seed)[0].astype(float)
-    y, x = np.mgrid[: shape[0], : shape[1]]
+    field, (y, x) = draw_field((), red=24, shape=shape, seed=seed)[0].astype(float), np.indices(shape)
+    if red_cells is not None:
+        field[:] = slide
+        for top, left in list(itertools.product((24, shape[0] - 24), (24, shape[1] - 24)))[:red_cells]:
+            field[np.hypot(y - top, x - left) < 12] = [206, 168, 168]
     field[np.min([np.hypot(y - one[0], x - one[1]) for one in places], axis=0) < side / 2] = slide
     for picture, mask, place in zip(pictures, masks, places):
         top, left = (int(k - side / 2) for k in place)
@@ -251,10 +259,32 @@ def among_specks(picture, mask, speck=17, side=150):
 
 def test_lobes_stay_one_cell_beside_three_small_bodies():
     """By such a ruler a neutrophil is as wide as four red cells, and its lobes are cells that touch."""
-    drawn = draw_phantoms(160, 64, 5)
+    drawn, parted = draw_phantoms(160, 64, 5), 0
     for k in np.flatnonzero(drawn.labels == CLASSES.index('neutrophil'))[:12]:
-        found = segment_images(among_specks(drawn.images[k], drawn.cell[k]), 'auto', 'cpu')
+        picture = among_specks(drawn.images[k], drawn.cell[k])
+        found = segment_images(picture, 'auto', 'cpu')
         assert [one.kind for one in found.pictures[0].cells] == ['white cell'], k
+        if len(locate(picture).white) > 1:
+            parted += 1
+            ruler = found.pictures[0].located.ruler
+            assert (ruler.found, len(ruler.diameters)) == ('nuclei', 3)
+            assert not found.table.certain[0] and MELTED in found.table.warning[0]
+    assert parted >= 4, 'pictures in which the lobes are cells to the search'
+
+
+def test_a_heap_that_is_taken_for_one_cell_is_not_certain():
+    """Four white cells beside three red ones look as lobes beside specks do."""
+    melted = 0
+    for seed, near in ((9, 0.25), (5, 0.3), (7, 0.35), (3, 0.3)):
+        drawn = draw_phantoms(60, 64, seed)
+        white = np.flatnonzero(drawn.labels != CLASSES.index('platelet'))
+        picked = np.random.default_rng(seed).choice(white, 4, replace=False)
+        field = heap(drawn.images[picked], drawn.cell[picked], seed, near, (260, 300), red_cells=3)
+        found = segment_images(field, 'auto', 'cpu')
+        if MELTED in found.table.warning[0]:
+            melted += 1
+            assert not found.table.certain.any(), found.table[['class', 'warning']].to_dict()
+    assert melted >= 2, 'heaps that are wider than three red cells'
 
 
 def test_explain_takes_a_cell_of_a_field(folder, tmp_path):
