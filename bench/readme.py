@@ -699,6 +699,12 @@ PROGRAMS = (
         ('spoilt',),
     ),
     Program(
+        'same_cell.py',
+        'is a cell the same alone, in a wide margin, amid red cells, near and far? Class and area of nucleus',
+        'minutes',
+        ('same_cell',),
+    ),
+    Program(
         'segment.py',
         '`blood-unet segment` against experts: network, recipe, and both, on each half of three sets',
         'minutes',
