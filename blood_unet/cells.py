@@ -385,17 +385,18 @@ def _together(cells) -> SmearCell:
 def join_lobes(image, located: Located, network, device: str = 'auto') -> Located:
     """What `locate` found in a uint8 picture (H, W, 3); what `network` outlines as one round cell is joined.
 
-    Where `DOUBTED` red cells or fewer were found, the network is shown all of the lobes, however wide. The
-    nucleus of a joined cell is the ruler where fewer than `SURE` red cells were found, or where the cell is
-    wider than `ACROSS` of them; then it may be several cells as well, and `MELTED` says so.
+    Where `DOUBTED` red cells or fewer were found, and all white cells touch, the network is shown all of
+    them, however wide. The nucleus of a joined cell is the ruler where fewer than `SURE` were found, or
+    where such a cell is wider than `ACROSS` of them; then it may be several, and `MELTED` says so.
     """
     ruler, cells, words = located.ruler, list(located.cells), list(located.warnings)
-    red, unsure = ruler.red_cell, ruler.found != 'given' and len(ruler.diameters) <= DOUBTED
-    look = AROUND if unsure and ruler.found == 'red cells' else 0
+    red, guessed = ruler.red_cell, ruler.found != 'given' and len(ruler.diameters) < SURE
+    few = ruler.found == 'red cells' and len(ruler.diameters) <= DOUBTED
     for group in _groups(cells, 0.3 * red):
         whole = _together([cells[i] for i in group])
         extent = max(np.subtract(whole.box[2:], whole.box[:2])) * located.ruler.um_per_pixel
-        times = max(WIDE, look * extent / (SIDE * CANONICAL))
+        doubted = few and len(group) == len(located.white)
+        times = max(WIDE, AROUND * extent / (SIDE * CANONICAL)) if doubted else WIDE
         frame = cell_frame(whole.centre, located.ruler.um_per_pixel, times)
         crop = cut_frame(image, frame)
         seen = predict(network, resize(crop, (SIDE, SIDE)), device=device)
@@ -405,15 +406,15 @@ def join_lobes(image, located: Located, network, device: str = 'auto') -> Locate
             continue
         part = parts == np.bincount(parts[nucleus & (parts > 0)]).argmax()
         wide = 2 * radius(part) > ACROSS * red
-        if part[nucleus].mean() > 0.8 and solidity(part) > ROUND and (unsure or not wide):
+        if part[nucleus].mean() > 0.8 and solidity(part) > ROUND and (guessed or doubted or not wide):
             cells[group[0]] = whole
             for i in group[1:]:
                 cells[i] = None
-            if unsure and (wide or len(ruler.diameters) < SURE):
+            if guessed or doubted and wide:
                 um = RED_CELL * NUCLEUS / (2 * radius(whole.nucleus))
                 ruler = Ruler(um, 'nuclei', ruler.diameters)
                 words = [w for w in words if 'scale' not in w] + ['scale guessed from a nucleus of lobes']
-                words += [MELTED] if wide and look else []
+                words += [MELTED] if doubted and wide else []
     return located._replace(cells=[c for c in cells if c is not None], ruler=ruler, warnings=words)
 
 # %% ../nbs/03c_cells.ipynb #03cl0019
