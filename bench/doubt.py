@@ -1,53 +1,65 @@
 """What speaks against a class, and how often one that is called certain is wrong: bench/results/doubt.json.
 
-    python bench/doubt.py cells     # the cells of every set, through locate, canonical_cells and the network
-    python bench/doubt.py           # the measurements, from those cells
+    python bench/doubt.py looks     # how BloodMNIST's training cells look: weights/looks-bloodmnist.json
+    python bench/doubt.py cells     # what `blood-unet segment` says of the pictures of every set
+    python bench/doubt.py           # the measurements, from what was said
 
-Sets: whole pictures of Jiangxi, CellaVision, BCCD (one cell a field, named in labels.csv) and of BloodMNIST
-(bloodmnist_frames_jpeg.zip, by split), its own 64 px squares, and the 40 `native` pictures spoilt in five
-strengths. Squares are taken as they are. Cells are kept in data/travel, which git ignores.
+Sets: BloodMNIST's whole pictures (bloodmnist_frames_jpeg.zip, by split) and its own 64 px squares; whole
+pictures of Jiangxi, CellaVision and BCCD; squares of 64 px cut out of the first two, as one would make them
+to be like BloodMNIST's; and the 40 `native` pictures, untouched and spoilt in five strengths. Each picture is
+answered by itself; asked for is the cell next to its middle, or the one in the expert's box. What is said is
+kept in data/travel, which git ignores; after a change of rules or of weights remove it.
 """
 
 import functools
 import io
 import itertools
+import json
 import zipfile
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import typer
+from laboratories import asked_row, bccd_fields, doubted
 from PIL import Image
 from scipy import ndimage as ndi
 from scipy.stats import binomtest
+from tqdm import tqdm
 
-from blood_unet.cells import cell_masks
-from blood_unet.core import versions
+import blood_unet
+from blood_unet.cells import find_cells
+from blood_unet.core import sha256_arrays, versions
 from blood_unet.data import CLASSES, find_data, load_cells
 from blood_unet.doubt import (
-    AGREE,
     ALONE,
     LIMITS,
-    LOOKS,
-    certainty,
-    foreign_together,
-    foreignness,
+    TOGETHER,
+    YOUNG,
+    Quality,
+    home_of,
     look,
     mean_opinion,
-    measure_quality,
-    name_class,
-    quality_words,
 )
 from blood_unet.experts import load_expert
 from blood_unet.files import atomic_path, write_json
-from blood_unet.images import read_image
-from blood_unet.morphology import load_opinion, relative_measurements
-from blood_unet.predict import TestTimeAugmentation, load_networks, predict
-from blood_unet.smear import CANONICAL, HOME, SIDE, canonical_cells, colour_gain, locate
+from blood_unet.images import read_image, resize
+from blood_unet.naming import (
+    REFUSED,
+    cell_opinions,
+    cell_quality,
+    cell_words,
+    picture_foreignness,
+    picture_words,
+)
+from blood_unet.predict import load_networks
+from blood_unet.segment import segment_images
+from blood_unet.smear import CANONICAL, locate
 
 RESULT = Path(__file__).parent / 'results' / 'doubt.json'
-KEPT = Path(__file__).parent.parent / 'data' / 'travel'
+KEPT = Path(__file__).parent.parent / 'data' / 'travel' / 'doubt'
+LOOKS_FILE = Path(blood_unet.__file__).parent / 'weights' / 'looks-bloodmnist.json'
+INSIDE = dict(picture=0.95, square=0.99)  # share of BloodMNIST's training cells within the edge of their home
 FIVE = [CLASSES.index(name) for name in ('neutrophil', 'eosinophil', 'basophil', 'lymphocyte', 'monocyte')]
 NATIVE = dict(BA=0, EO=1, ERB=2, MMY=3, MY=3, PMY=3, IG=3, LY=4, MO=5, BNE=6, SNE=6, NEUTROPHIL=6, PLATELET=7)
 LABORATORIES = ('jiangxi', 'cellavision', 'bccd')
@@ -85,159 +97,161 @@ def central(image, located):
 
 
 def frames(split, n):
-    "Name, picture, class and place of whole pictures of BloodMNIST"
+    "Whole pictures of BloodMNIST, and their classes"
     with zipfile.ZipFile(find_data('bloodmnist_frames_jpeg.zip')) as z:
         names = sorted(x for x in z.namelist() if x.endswith('.jpg') and f'{split}/' in x)
-        for name in sorted(np.random.default_rng(0).choice(names, n, replace=False)):
-            image = np.array(Image.open(io.BytesIO(z.read(name))).convert('RGB'))
-            yield name, image, int(name.rsplit('_', 1)[1][:-4]), None
+        names = sorted(np.random.default_rng(0).choice(names, n, replace=False))
+        images = [np.array(Image.open(io.BytesIO(z.read(name))).convert('RGB')) for name in names]
+    return images, [int(name.rsplit('_', 1)[1][:-4]) for name in names], None
 
 
-def expert(name):
-    "The same of an expert set"
+def squares(split, n=None):
+    "Squares of BloodMNIST, and their classes"
+    cells = load_cells('bloodmnist', split, 64, limit=n)
+    return list(cells.images), cells.labels.tolist(), None
+
+
+def expert(name, side=None):
+    "Pictures of an expert set, and their classes; `side`: their middle three quarters, at so many px"
     cells = load_expert(name)
-    for i, (image, label) in enumerate(zip(cells.images, cells.labels)):
-        yield f'{name} {i}', image, CLASSES.index(cells.classes[label]), None
+    labels = [CLASSES.index(cells.classes[label]) for label in cells.labels]
+    return [image if side is None else square(image, side) for image in cells.images], labels, None
+
+
+def square(image, side):
+    "The middle three quarters of a picture, at so many px a side"
+    edge = round(0.75 * min(image.shape[:2]))
+    top, left = ((length - edge) // 2 for length in image.shape[:2])
+    return resize(image[top : top + edge, left : left + edge], (side, side))
 
 
 def bccd():
-    "The same of BCCD: fields with exactly one box of a white cell, and a class"
-    boxes = pd.read_csv(find_data('bccd/boxes.csv')).query('kind == "WBC"')
-    boxes = boxes.drop_duplicates('file', keep=False).set_index('file')
-    named = pd.read_csv(find_data('bccd/labels.csv')).set_index('file')['class']
-    for file in sorted(set(boxes.index) & set(named.index)):
-        b = boxes.loc[file]
-        place = b.ymin, b.ymax, b.xmin, b.xmax
-        yield file, read_image(find_data('bccd') / 'images' / file), CLASSES.index(named[file]), place
-
-
-def native():
-    "The same of `native`, the class by the name"
-    for path in sorted(find_data('native').glob('*.jpg')):
-        yield path.name, read_image(path), NATIVE[path.name.split('_')[0]], None
+    "Fields of BCCD with one white cell, its class and its box"
+    cells, boxes = bccd_fields()
+    return cells.images, cells.labels.tolist(), boxes
 
 
 @functools.cache
 def native_located():
-    return [(*one, locate(one[1])) for one in native()]
+    "Name, picture, class and what is found of the `native` pictures; the class by the name"
+    paths = sorted(find_data('native').glob('*.jpg'))
+    images = [(path.name, read_image(path)) for path in paths]
+    return [(name, image, NATIVE[name.split('_')[0]], locate(image)) for name, image in images]
 
 
-def native_spoilt(name, strength):
-    for file, image, label, _, located in native_located():
-        yield file, spoilt(image, name, strength, located), label, None
-
-
-def cell_of(image, place) -> dict:
-    "The square of a picture's cell, own-coloured and mapped, and what was found about it; `place`: its box"
-    located = locate(image)
-    one = central(image, located)
-    if place is not None:
-        top, bottom, left, right = place
-        inside = [c for c in located.white if top <= c.centre[0] <= bottom and left <= c.centre[1] <= right]
-        one = inside[0] if inside else None
-    blank = np.zeros((SIDE, SIDE, 3), np.uint8)
-    if one is None:
-        nothing = dict(found=False, own=blank, mapped=blank, slide=np.full(3, np.nan))
-        return nothing | dict(cut=False, touching=False, guessed=False)
-    alone = located._replace(cells=[one._replace(kind='white cell')])
-    own, mapped = (canonical_cells(image, alone, colour).images[0] for colour in (False, True))
-    state = dict(cut=one.cut, touching=one.touching, guessed=located.ruler.found == 'nuclei')
-    return dict(found=True, own=own, mapped=mapped, slide=one.background) | state
-
-
-def square_of(image, colour=True) -> dict:
-    "The same of a small picture, which is taken as it is; its colours are mapped by what is found in it"
-    chart, mapped = locate(image).chart if colour else None, image
-    if chart is not None and chart.background is not None:
-        density = np.log(chart.background + 1) - np.log(image.astype(float) + 1)
-        home = (HOME.background + 1) * np.exp(-colour_gain(chart) * density) - 1
-        mapped = np.rint(home.clip(0, 255)).astype(np.uint8)
-    state = dict(found=True, cut=False, touching=False, guessed=False)
-    return dict(own=image, mapped=mapped, slide=np.full(3, np.nan)) | state
-
-
-def with_network(rows, network, ways=('own', 'mapped')) -> dict:
-    "Arrays of cells, with what the network says of both squares: chances and masks"
-    arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    for way in ways:
-        said = predict(network, arrays[way], device='cpu')
-        pairs = zip(arrays[way], said.nucleus_probability, said.cell_probability)
-        masks = [cell_masks(*one) for one in pairs]
-        arrays[f'{way}_nucleus'], arrays[f'{way}_cell'] = (np.stack(m) for m in zip(*masks))
-        arrays[f'{way}_network'] = said.class_probability
-    return arrays
-
-
-def squares(split, n):
-    cells = load_cells('bloodmnist', split, 64, limit=n)
-    mapped = split != 'train'  # of the others only the masks in their own colours are needed
-    return [(f'{split} {i}', *one, mapped) for i, one in enumerate(zip(cells.images, cells.labels))]
+def native(name=None, strength=None):
+    "The `native` pictures and their classes, spoilt or not"
+    found = [
+        (image if name is None else spoilt(image, name, strength, where), label)
+        for _, image, label, where in native_located()
+    ]
+    return [image for image, _ in found], [label for _, label in found], None
 
 
 def sets() -> dict:
-    "What gives the pictures of each set"
+    "What gives the pictures of each set: images, labels, boxes or None"
     found = {
-        'squares-test': lambda: squares('test', 400),
+        'squares-val': lambda: squares('val'),
+        'squares-test': lambda: squares('test', 1000),
+        'frames-val': lambda: frames('val', 300),
+        'frames-test': lambda: frames('test', 300),
         'jiangxi': lambda: expert('jiangxi'),
         'cellavision': lambda: expert('cellavision'),
         'bccd': bccd,
+        'jiangxi, 64 px': lambda: expert('jiangxi', 64),
+        'cellavision, 64 px': lambda: expert('cellavision', 64),
         'native': native,
     }
     for name, strengths in STRENGTHS.items():
         for strength in strengths:
-            found[f'{name} {strength}'] = lambda name=name, s=strength: native_spoilt(name, s)
-    found |= {'squares-val': lambda: squares('val', 250), 'squares-train': lambda: squares('train', 1000)}
-    found |= {f'frames-{split}': lambda split=split, n=n: frames(split, n) for split, n in FRAMES.items()}
+            found[f'{name} {strength}'] = functools.partial(native, name, strength)
     return found
 
 
-FRAMES = dict(test=200, train=150)
+def said_of(picture, row) -> dict:
+    "What is kept of the cell of a `Picture` that a row of the table tells of, ready for JSON"
+    found = picture.cells[int(row.cell) - 1]
+    kept = dict(named=row['class'], certain=bool(row.certain))
+    if not len(found.chances):
+        return kept
+    before = sum(len(one.chances) > 0 for one in picture.cells[: int(row.cell)])
+    quality = cell_quality(found, picture)._asdict()
+    return kept | dict(
+        single=picture.single,
+        asked=sum(len(one.chances) > 0 for one in picture.cells),
+        words=picture_words(picture) + cell_words(found),
+        foreign=picture_foreignness(picture)[before - 1],
+        quality={name: np.asarray(value).tolist() for name, value in quality.items()},
+        opinions=cell_opinions(found, picture).tolist(),
+    )
 
 
-def make_cells():
-    "Keep the cells of every set that is not kept yet"
+def keep(names_sets):
+    "Keep what the command says of every set that is not kept yet"
     torch.set_num_threads(1)
-    plain = load_networks('blood-unet-64')[0]
+    networks = load_networks('auto')
     KEPT.mkdir(parents=True, exist_ok=True)
-    for name, pictures in sets().items():
-        path = KEPT / f'{name}.npz'
-        if not path.exists():
-            rows = []
-            for file, image, label, place in pictures():
-                row = square_of(image, place) if isinstance(place, bool) else cell_of(image, place)
-                rows.append(row | dict(name=file, label=label))
-            if name.endswith('train'):  # the limits need masks and no class: without mirror images
-                arrays = with_network(rows, plain, ['own'])
-            else:
-                arrays = with_network(rows, TestTimeAugmentation(plain))
-            with atomic_path(path) as temporary, open(temporary, 'wb') as file:
-                np.savez(file, **arrays)
-        print(name, flush=True)
+    for name, pictures in names_sets.items():
+        path = KEPT / f'{name}.json'
+        if path.exists():
+            continue
+        images, labels, boxes = pictures()
+        rows = []
+        for start in tqdm(range(0, len(images), 32), name, mininterval=10):
+            told = segment_images(images[start : start + 32], networks)
+            for i, picture in enumerate(told.pictures):
+                row = asked_row(
+                    told.table[told.table.image == i], None if boxes is None else boxes[start + i]
+                )
+                said = {} if row is None else said_of(picture, row)
+                rows.append(dict(label=int(labels[start + i])) | said)
+        data = sha256_arrays(images, np.array(labels))
+        with atomic_path(path) as temporary:
+            Path(temporary).write_text(json.dumps(dict(data=data, rows=rows)))
 
 
-def kept(name) -> dict:
-    "The kept cells of a set that were found, with qualities, words, how foreign each is alone, and opinions"
-    with np.load(KEPT / f'{name}.npz') as arrays:
-        cells = {key: arrays[key][arrays['found']] for key in arrays.files}
-        cells['n'] = len(arrays['found'])
-    looks = zip(cells['own'], cells['own_nucleus'], cells['own_cell'], cells['slide'])
-    cells['quality'] = [measure_quality(*one, None if np.isnan(s).any() else s) for *one, s in looks]
-    states = zip(cells['cut'], cells['touching'], cells['guessed'])
-    cells['words'] = [
-        quality_words(q) + [word for word, yes in zip(AGREE, state) if yes]
-        for q, state in zip(cells['quality'], states)
-    ]
-    cells['alone'] = np.array([foreignness(q)[0] for q in cells['quality']])
-    if 'mapped_network' in cells:
-        forest = load_opinion()
-        beside = [
-            forest.class_chances(
-                relative_measurements(cells[way], cells[f'{way}_nucleus'], cells[f'{way}_cell'])
+def kept(name) -> list:
+    "What was said of each picture of a set, with its `Quality`"
+    rows = json.loads((KEPT / f'{name}.json').read_text())['rows']
+    for row in rows:
+        if 'quality' in row:
+            row['quality'] = Quality(
+                **{k: np.array(v) if isinstance(v, list) else v for k, v in row['quality'].items()}
             )
-            for way in ('own', 'mapped')
-        ]
-        cells['opinions'] = np.stack([cells['own_network'], cells['mapped_network'], *beside], 1)
-    return cells
+            row['opinions'] = np.array(row['opinions'])
+    return rows
+
+
+TRAINING = dict(picture=lambda: frames('train', 500), square=lambda: squares('train', 1000))
+
+
+def training_looks(name) -> np.ndarray:
+    "The `look` (n, 10) of the cell next to the middle of each of BloodMNIST's training pictures, once found"
+    path = KEPT / f'{name}-looks.npy'
+    if not path.exists():
+        networks, images = load_networks('auto'), TRAINING[name]()[0]
+        found = []
+        for start in tqdm(range(0, len(images), 32), name, mininterval=10):
+            for picture in find_cells(images[start : start + 32], networks, 'cpu'):
+                asked = [one for one in picture.cells if len(one.chances)]
+                found += [look(cell_quality(one, picture)) for one in asked[:1]]
+        with atomic_path(path) as temporary, open(temporary, 'wb') as file:
+            np.save(file, np.array(found))
+    return np.load(path)
+
+
+def looks():
+    "How BloodMNIST's training cells look, in whole pictures and in its squares: the bundled file"
+    torch.set_num_threads(1)
+    KEPT.mkdir(parents=True, exist_ok=True)
+    homes = {}
+    for name, inside in INSIDE.items():
+        seen = training_looks(name)
+        home = home_of(seen, inside)
+        numbers = dict(mean=home.mean, covariance=home.covariance, edge=home.edge)
+        homes[name] = {k: np.round(v, 6).tolist() for k, v in numbers.items()}
+        homes[name] |= dict(inside=inside, cells=len(seen))
+    write_json(homes, LOOKS_FILE)
 
 
 def row_of(answered, wrong, n) -> dict:
@@ -248,42 +262,42 @@ def row_of(answered, wrong, n) -> dict:
     return counts | dict(risk=risk, risk_high=None if high is None else round(float(high), 4))
 
 
-def judged(cells, together, among=None) -> dict:
-    "How many cells are called certain, and how many of these are wrong; `among`: classes that count"
-    far, rests_on = cells['alone'], 1
-    if together:
-        far, rests_on = foreign_together(far), len(far)
-    counted = np.isin(cells['label'], range(len(CLASSES)) if among is None else among)
-    missed = cells['n'] - len(counted)
-    given = zip(cells['opinions'], cells['words'], far, cells['label'])
-    verdicts = [
-        (certainty(opinions, words, f, rests_on)[0], name_class(opinions, f)[0] != label)
-        for opinions, words, f, label in given
-    ]
-    certain, wrong = np.array(verdicts).T & counted
-    return row_of(certain.sum(), (certain & wrong).sum(), counted.sum() + missed)
+def judged(rows) -> dict:
+    "How many cells are called certain, and how many of these are wrong; what is not found is not answered"
+    certain = [row for row in rows if row.get('certain')]
+    return row_of(len(certain), sum(row['named'] != CLASSES[row['label']] for row in certain), len(rows))
 
 
-def in_foreign_stain(cells, weights, agreeing, chance) -> dict:
-    "What `certainty` would answer of cells of the five classes in a foreign stain, with other settings"
-    opinions = cells['opinions']
-    mean = np.array([mean_opinion(one, weights) for one in opinions])
-    named = mean.argmax(1)
-    same = (opinions.argmax(2) == named[:, None]).mean(1)
-    alone = np.array([any(w.startswith(ALONE) for w in words) for words in cells['words']])
-    counted = np.isin(cells['label'], FIVE)
-    certain = (same >= agreeing) & (mean.max(1) >= chance) & np.isin(named, FIVE) & ~alone & counted
-    wrong = certain & (named != cells['label'])
-    return row_of(certain.sum(), wrong.sum(), counted.sum() + cells['n'] - len(counted))
+def tried(rows, answered) -> dict:
+    "The same by another rule: `answered` gives the class it would be certain of, or None"
+    said = [(answered(row), row['label']) for row in rows if 'opinions' in row]
+    certain = [(named, label) for named, label in said if named is not None]
+    return row_of(len(certain), sum(named != label for named, label in certain), len(rows))
 
 
-def at_home(cells, agreed, alone) -> dict:
-    "What it would answer of cells of BloodMNIST, many together"
-    network = np.array([mean_opinion(one[:2]) for one in cells['opinions']])
-    named = network.argmax(1)
-    same = (cells['opinions'][:, 2:].argmax(2) == named[:, None]).any(1)
-    certain = network.max(1) >= np.where(same, agreed, alone)
-    return row_of(certain.sum(), (certain & (named != cells['label'])).sum(), cells['n'])
+def speaks_against(row) -> bool:
+    "Does a word alone make the class uncertain?"
+    return any(word.startswith((*ALONE, *REFUSED)) for word in row['words'])
+
+
+def in_foreign_stain(row, weights, agreeing, chance):
+    "The class of a cell in a foreign stain, with other settings of `certainty`, or None"
+    mean = mean_opinion(row['opinions'], weights[-len(row['opinions']) :])
+    named = int(mean.argmax())
+    same = (row['opinions'].argmax(1) == named).mean()
+    sure = same >= agreeing and mean.max() >= chance and named in FIVE
+    return named if sure and not speaks_against(row) else None
+
+
+def at_home(row, agreed, alone):
+    "The class of a cell that looks like BloodMNIST's, with other settings, or None"
+    k = len(row['opinions']) // 2
+    mean = mean_opinion(row['opinions'][:k])
+    named = int(mean.argmax())
+    same = (row['opinions'][k:].argmax(1) == named).any()
+    lone = CLASSES[named] in YOUNG and row['asked'] < TOGETHER and not row['single']
+    sure = mean.max() >= (agreed if same and not lone else alone) and row['foreign'] <= 1
+    return named if sure and not speaks_against(row) else None
 
 
 def best(rows, most) -> tuple:
@@ -299,73 +313,94 @@ def best(rows, most) -> tuple:
 WEIGHTS = ((1, 1, 1, 1), (0, 1, 1, 1), (1, 1, 2, 2), (0, 1, 2, 2), (0, 1, 0, 1))
 
 
-def leave_one_out(sets) -> dict:
-    "Settings in a foreign stain chosen on two laboratories, and what they give on the third"
+def leave_one_out(said) -> dict:
+    """Settings in a foreign stain chosen on two laboratories, and what they give on the third.
+
+    They are chosen without BCCD's `DOUBTED` labels, and reported with them.
+    """
+    sound = ~doubted(bccd_fields()[0])
+    undoubted = said | dict(bccd=[row for row, yes in zip(said['bccd'], sound) if yes])
     grid = list(itertools.product(WEIGHTS, (0.5, 0.75, 1.0), np.arange(0.3, 0.85, 0.05).round(2).tolist()))
-    found = {key: {name: in_foreign_stain(sets[name], *key) for name in LABORATORIES} for key in grid}
+    found, choosing = (
+        {
+            key: {
+                name: tried(those[name], lambda row, key=key: in_foreign_stain(row, *key))
+                for name in LABORATORIES
+            }
+            for key in grid
+        }
+        for those in (said, undoubted)
+    )
     rows = {}
     for out in (*LABORATORIES, None):
-        chosen = best({k: [r for name, r in v.items() if name != out] for k, v in found.items()}, 0.05)
+        chosen = best({k: [r for name, r in v.items() if name != out] for k, v in choosing.items()}, 0.05)
         settings = dict(zip(('weights', 'agreeing', 'chance'), chosen))
         rows[out or 'chosen on all'] = settings | (found[chosen][out] if out else found[chosen])
     return rows
 
 
-def limits(sets) -> dict:
-    "Quantiles of BloodMNIST's training cells and of other laboratories: LIMITS and LOOKS are read from them"
-    train = [q for name in ('squares-train', 'frames-train') for q in sets[name]['quality']]
+def limits(said) -> dict:
+    "Quantiles of BloodMNIST's validation cells and of other laboratories: LIMITS are read from them"
+    home = [
+        row['quality'] for name in ('squares-val', 'frames-val') for row in said[name] if 'quality' in row
+    ]
     rows = {}
     for name in LIMITS:
-        home = np.nanpercentile([getattr(q, name) for q in train], [0.25, 50, 99.75])
+        usual = np.nanpercentile([getattr(q, name) for q in home], [0.25, 50, 99.75])
         others = {
-            place: np.nanpercentile([getattr(q, name) for q in sets[place]['quality']], [1, 99])
-            .round(3)
-            .tolist()
+            place: np.nanpercentile(
+                [getattr(r['quality'], name) for r in said[place] if 'quality' in r], [1, 99]
+            )
             for place in LABORATORIES
         }
-        rows[name] = dict(home=home.round(3).tolist()) | others
-    looks = np.nanpercentile([look(q) for q in train], [0.25, 50, 99.75], axis=0).T.round(3)
-    return dict(n=len(train), quality=rows, looks=dict(zip([one[0] for one in LOOKS], looks.tolist())))
+        rows[name] = {k: v.round(3).tolist() for k, v in (dict(home=usual) | others).items()}
+    return dict(n=len(home), quality=rows)
 
 
-def flags(cells) -> dict:
-    "Shares of cells with a word, and beyond BloodMNIST's edge, alone and together"
-    said = [sum(word.startswith(ALONE) for word in words) > 0 for words in cells['words']]
-    far = foreign_together(cells['alone'])
-    shares = dict(words=np.mean(said), foreign=np.mean(cells['alone'] > 1), together=np.mean(far > 1))
-    return {name: round(float(share), 4) for name, share in shares.items()}
+def seen(rows) -> dict:
+    "How foreign the cells of a set look, their share beyond the edge, and the share with a word against them"
+    far = [row['foreign'] for row in rows if 'foreign' in row]
+    words = [speaks_against(row) for row in rows if 'words' in row]
+    shares = dict(foreign=np.mean(np.array(far) > 1), words=np.mean(words))
+    return {k: round(float(v), 4) for k, v in shares.items()} | dict(far=np.round(np.sort(far), 3).tolist())
 
 
-def wrong_of_network(cells) -> float:
+def wrong_of_network(rows) -> float:
     "The share of cells that the network alone names wrongly, of squares in their own colours"
-    return round(float((cells['own_network'].argmax(1) != cells['label']).mean()), 4)
+    named = [row['opinions'][0].argmax() != row['label'] if 'opinions' in row else True for row in rows]
+    return round(float(np.mean(named)), 4)
 
 
 def measure():
-    "Everything, from the kept cells"
-    sets = {name: kept(name) for name in (*HOMES, *LABORATORIES, 'native')}
-    tried = {f'{a} {b}': at_home(sets['squares-val'], a, b) for a in BARS for b in BARS if a <= b}
-    found = dict(limits=limits(sets), leave_one_out=leave_one_out(sets), at_home=tried)
-    found['flags'] = {name: flags(sets[name]) for name in sets}
-    for name in (*HOMES[1:3], *LABORATORIES, 'native'):
-        among = FIVE if name in LABORATORIES else None
-        ways = {way: judged(sets[name], way == 'together', among) for way in ('alone', 'together')}
-        found.setdefault('sets', {})[name] = ways
-    found['network'] = {name: wrong_of_network(sets[name]) for name in (*HOMES[1:3], *LABORATORIES)}
-    for name, strengths in STRENGTHS.items():
-        for strength in strengths:
-            cells = kept(f'{name} {strength}')
-            ways = {way: judged(cells, way == 'together') for way in ('alone', 'together')}
-            found.setdefault('spoilt', {}).setdefault(name, {})[str(strength)] = ways
-    write_json(found | dict(versions=versions()), RESULT)
+    "Everything, from what was said"
+    names = list(sets())
+    said = {name: kept(name) for name in names}
+    plain = [name for name in names if name.rsplit(' ', 1)[0] not in STRENGTHS]
+    settings = [(a, b) for a in BARS for b in BARS if a <= b]
+    found = dict(
+        limits=limits(said),
+        leave_one_out=leave_one_out(said),
+        at_home={
+            f'{a} {b}': tried(said['squares-val'], lambda row, a=a, b=b: at_home(row, a, b))
+            for a, b in settings
+        },
+        seen={name: seen(said[name]) for name in plain},
+        sets={name: judged(said[name]) for name in plain},
+        network={name: wrong_of_network(said[name]) for name in plain},
+        spoilt={
+            name: {str(strength): judged(said[f'{name} {strength}']) for strength in strengths}
+            for name, strengths in STRENGTHS.items()
+        },
+    )
+    data = {name: json.loads((KEPT / f'{name}.json').read_text())['data'] for name in names}
+    write_json(found | dict(data=data, versions=versions()), RESULT)
 
 
-HOMES = ('squares-val', 'squares-test', 'frames-test', 'squares-train', 'frames-train')
 BARS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def main(what: str = 'measure'):
-    dict(cells=make_cells, measure=measure)[what]()
+def main(what: str = typer.Argument('measure')):
+    dict(looks=looks, cells=lambda: keep(sets()), measure=measure)[what]()
 
 
 if __name__ == '__main__':

@@ -65,6 +65,12 @@ def bccd_fields() -> tuple:
     return cells, white[['xmin', 'ymin', 'xmax', 'ymax']].to_numpy()
 
 
+def doubted(cells) -> np.ndarray:
+    "Which of some named cells are in `DOUBTED`, bool (n,)."
+    those = {(f'BloodImage_{n:05d}.jpg', name) for name, numbers in DOUBTED.items() for n in numbers}
+    return np.array([(file, CLASSES[k]) in those for file, k in zip(cells.names, cells.labels)])
+
+
 def asked_row(rows, box=None):
     "Of the rows of a picture the one of the cell that is asked for, or None; `box`: the expert's."
     rows = rows[rows.cell.notna()]
@@ -146,8 +152,7 @@ def measure(cells, boxes, networks, device: str) -> dict:
     named = np.array([CLASSES.index(name) if isinstance(name, str) else -1 for name in told['class']])
     of_five = best_of_five(told[CHANCES].to_numpy(float))
     certain, known = told.certain.fillna(False).to_numpy(bool), np.isin(labels, FIVE)
-    doubted = {(f'BloodImage_{n:05d}.jpg', name) for name, numbers in DOUBTED.items() for n in numbers}
-    kept = np.array([(file, CLASSES[k]) not in doubted for file, k in zip(cells.names, labels)])
+    kept = ~doubted(cells)
     again = {} if kept.all() else dict(without_doubted=shares(told[kept], labels[kept]))
     return again | dict(
         row=shares(told, labels),

@@ -203,11 +203,12 @@ LEVERS = dict(
 
 def spoilt() -> str:
     "Answered and wrong of spoilt pictures, by fault and strength, as Markdown."
-    found = read_results('spoilt')
-    n = found['untouched']['n']
+    found = read_results('doubt')
+    untouched = found['sets']['native']
+    n = untouched['n']
     rows = [
         [fault, strength, f'{row["answered"]} of {n}', str(row['wrong'])]
-        for fault, strengths in (('none', {'-': found['untouched']}), *found['spoilt'].items())
+        for fault, strengths in (('none', {'-': untouched}), *found['spoilt'].items())
         for strength, row in strengths.items()
     ]
     return markdown(['fault', 'strength', 'certain', 'wrong of these'], rows) + '\n'
@@ -688,15 +689,8 @@ PROGRAMS = (
         'doubt.py',
         'which classes are called certain, and how many of these are wrong: at home, in three other'
         ' laboratories, and in spoilt pictures',
-        '`cells` an hour; then minutes',
+        '`looks` two minutes, `cells` a quarter of an hour; then seconds',
         ('doubt',),
-    ),
-    Program(
-        'spoilt.py',
-        'spoilt pictures, whole, as the command answers them: how many it is certain of, how many of these'
-        ' are wrong',
-        'minutes',
-        ('spoilt',),
     ),
     Program(
         'same_cell.py',

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import typer
-from doubt import native
+from doubt import native_located
 from laboratories import asked_row
 from smear import padded, set_into, zoomed
 from tqdm import tqdm
@@ -65,7 +65,7 @@ def compared(alone, other) -> dict:
 def main(threads: int = 1):
     torch.set_num_threads(threads)
     networks, rng = load_networks('auto'), np.random.default_rng(0)
-    named = [(name, image) for name, image, *_ in native()]
+    named = [(name, image) for name, image, *_ in native_located()]
     fillers = [image for name, image in named if name.startswith('PLATELET')]
     alone, others = [], {}
     for name, image in tqdm(named, mininterval=10):

@@ -213,7 +213,7 @@ def measure_set(place, folder):
     save(ruler={place: scale_row(found)}, single={place: single})
 
 
-def main(what: str = 'all'):
+def main(what: str = typer.Argument('all')):
     if what == 'home':
         print(home([locate(image) for _, image in frames(0)]))
         return
