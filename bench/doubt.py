@@ -31,16 +31,7 @@ import blood_unet
 from blood_unet.cells import find_cells
 from blood_unet.core import sha256_arrays, versions
 from blood_unet.data import CLASSES, find_data, load_cells
-from blood_unet.doubt import (
-    ALONE,
-    LIMITS,
-    TOGETHER,
-    YOUNG,
-    Quality,
-    home_of,
-    look,
-    mean_opinion,
-)
+from blood_unet.doubt import ALONE, YOUNG, mean_opinion
 from blood_unet.experts import load_expert
 from blood_unet.files import atomic_path, write_json
 from blood_unet.images import read_image, resize
@@ -53,6 +44,7 @@ from blood_unet.naming import (
     picture_words,
 )
 from blood_unet.predict import load_networks
+from blood_unet.quality import LIMITS, TOGETHER, Quality, home_of, look
 from blood_unet.segment import segment_images
 from blood_unet.smear import CANONICAL, locate
 

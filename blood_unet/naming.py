@@ -14,20 +14,16 @@ import numpy as np
 
 from .cells import FEW, SMALL, Picture
 from .data import CLASSES
-from blood_unet.doubt import (
-    AGREE,
-    ALONE,
+from .doubt import AGREE, ALONE, TOUCHED, certainty, joined_chances
+from .morphology import load_opinion, relative_measurements
+from blood_unet.quality import (
     TOGETHER,
-    TOUCHED,
     Quality,
-    certainty,
     foreign_together,
     foreignness,
-    joined_chances,
     measure_quality,
     quality_words,
 )
-from .morphology import load_opinion, relative_measurements
 
 # %% ../nbs/03c_naming.ipynb #70ebdfb6
 SCALES = {

@@ -17,8 +17,8 @@ BOOK = sorted(path for path in (TOP / 'nbs').glob('*.ipynb'))
 # the rooms from the first to the last: a module imports only from those above it
 ROOMS = (
     'core files images metrics plots folders masks labels phantom data experts flags preprocessing'
-    ' augmentation ruler smear reference morphology doubt differential encoder model predict cells naming'
-    ' laboratory segment adapter training targets heatmaps controls feature_maps coalitions local_surrogate'
+    ' augmentation ruler smear reference morphology quality doubt differential encoder model predict cells'
+    ' naming laboratory segment adapter training targets heatmaps controls feature_maps coalitions local_surrogate'
     ' auxiliary shapley teacher faithfulness scorecard held_out novelty anomaly odd_parts planted shift'
     ' calibration protocols ledger claims explain view view_figure explorer paper cli'
 ).split()
