@@ -18,9 +18,9 @@ BOOK = sorted(path for path in (TOP / 'nbs').glob('*.ipynb'))
 ROOMS = (
     'core files images metrics plots folders masks labels phantom data experts flags preprocessing'
     ' augmentation ruler smear reference morphology quality doubt differential encoder model predict cells'
-    ' naming laboratory segment adapter training targets heatmaps controls feature_maps coalitions local_surrogate'
-    ' auxiliary shapley teacher faithfulness scorecard held_out novelty anomaly odd_parts planted shift'
-    ' calibration protocols ledger claims explain view view_figure explorer paper cli'
+    ' naming laboratory segment adapter training targets heatmaps controls feature_maps coalitions'
+    ' local_surrogate auxiliary shapley teacher faithfulness scorecard held_out novelty anomaly odd_parts'
+    ' planted shift calibration protocols ledger claims explain view view_figure explorer paper cli'
 ).split()
 HANDS_OFF = ('explorer', 'cli')  # the widgets and the commands: nothing of the library needs them
 
