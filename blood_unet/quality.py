@@ -16,7 +16,7 @@ import numpy as np
 from scipy import ndimage as ndi
 
 import blood_unet
-from .core import DataError, ParameterError
+from .core import DataError, ParameterError, check_choice
 from .images import background_colour, check_images, resize
 from .smear import HOME, SIDE
 
@@ -189,7 +189,7 @@ def look(quality: Quality):
     stains = (green, red - green, blue - green), (red_r - red_g, red_b - red_g, red_g)
     return np.array([*quality.background, *stains[0], quality.focus, *stains[1]])
 
-
+# %% ../nbs/02e_quality.ipynb #02fq0006
 class Home(NamedTuple):
     """How cells of one microscope look: `mean` (10,) and `covariance` (10, 10) of `LOOKS`.
 
@@ -221,7 +221,7 @@ def home_of(looks, inside: float) -> Home:
     home = Home(whole.mean(0), np.cov(whole.T) + lamp, 1.0)
     return home._replace(edge=float(np.quantile([home.distance(one)[0] for one in looks], inside)))
 
-
+# %% ../nbs/02e_quality.ipynb #02fq0007
 @functools.cache
 def load_homes(path=None) -> dict:
     """How BloodMNIST's cells look, of a JSON file or the bundled one: `{'picture': Home, 'square': Home}`.
@@ -249,13 +249,15 @@ def foreignness(quality: Quality, home: str = 'picture') -> tuple:
     """How far a cell's look lies from BloodMNIST's, 0 or more, and the one of `LOOKS` that says most of it.
 
     Beyond 1 lie 5 % of its cells in whole pictures (`home` 'picture'), 1 % of its squares ('square'). What
-    could not be measured does not count; where no stained cell was, it is infinitely far.
+    could not be measured does not count; where no stained cell was, it is infinitely far. Raises
+    `ParameterError` on another `home`.
     """
+    homes = load_homes()
+    check_choice(home, tuple(homes), 'home')
     if np.isnan(quality.stain):
         return np.inf, 'no stained cell to measure'
-    home = load_homes()[home]
-    distance, shares = home.distance(look(quality))
-    return distance / home.edge, LOOKS[int(shares.argmax())]
+    distance, shares = homes[home].distance(look(quality))
+    return distance / homes[home].edge, LOOKS[int(shares.argmax())]
 
 # %% ../nbs/02e_quality.ipynb #02fd0020
 TOGETHER = 5  # cells of one slide, from which on they are judged together
