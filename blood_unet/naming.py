@@ -23,6 +23,7 @@ from blood_unet.quality import (
     foreignness,
     measure_quality,
     quality_words,
+    with_chart,
 )
 
 # %% ../nbs/03c_naming.ipynb #70ebdfb6
@@ -55,16 +56,12 @@ def picture_words(picture: Picture) -> list:
 def cell_quality(found, picture: Picture = None) -> Quality:
     """The `Quality` of a `cells.Cell` that the network was asked about.
 
-    `picture`: a larger one that it lies in; what surrounds the cell is then what its chart tells of all red
-    cells, where there are some.
+    `picture`: a larger one that it lies in, whose chart tells more (`quality.with_chart`).
     """
     if len(found.chances) == 1:  # taken as it is: its own pixels tell whether they are enough
         return measure_quality(found.image, found.nucleus, found.cell)
     quality = measure_quality(found.squares[0], *found.square_masks[0])
-    chart = None if picture is None else picture.located.chart
-    if chart is None or chart.red is None or chart.background is None:
-        return quality
-    return quality._replace(surroundings=np.log((chart.background + 1) / (chart.red + 1)))
+    return quality if picture is None else with_chart(quality, picture.located.chart)
 
 
 def cell_words(found) -> list:
