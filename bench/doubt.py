@@ -8,15 +8,18 @@ Sets: BloodMNIST's whole pictures (bloodmnist_frames_jpeg.zip, by split) and its
 pictures of Jiangxi, CellaVision and BCCD; squares of 64 px cut out of the first two, as one would make them
 to be like BloodMNIST's; and the 40 `native` pictures, untouched and spoilt in five strengths. Each picture is
 answered by itself; asked for is the cell next to its middle, or the one in the expert's box. What is said is
-kept in data/travel, which git ignores; after a change of rules or of weights remove it.
+kept in data/travel, which git ignores, with a digest of the weights and of the code that said it: what others
+said is asked again.
 """
 
 import functools
+import hashlib
 import io
 import itertools
 import json
 import zipfile
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -28,10 +31,10 @@ from scipy.stats import binomtest
 from tqdm import tqdm
 
 import blood_unet
+from blood_unet import doubt
 from blood_unet.cells import find_cells
-from blood_unet.core import sha256_arrays, versions
+from blood_unet.core import DataError, sha256_arrays, sha256_file, versions
 from blood_unet.data import CLASSES, find_data, load_cells
-from blood_unet.doubt import ALONE, YOUNG, mean_opinion
 from blood_unet.experts import load_expert
 from blood_unet.files import atomic_path, write_json
 from blood_unet.images import read_image, resize
@@ -40,11 +43,12 @@ from blood_unet.naming import (
     cell_opinions,
     cell_quality,
     cell_words,
+    judged_together,
     picture_foreignness,
     picture_words,
 )
 from blood_unet.predict import load_networks
-from blood_unet.quality import LIMITS, TOGETHER, Quality, home_of, look
+from blood_unet.quality import LIMITS, TOGETHER, Quality, foreign_together, home_of, look
 from blood_unet.segment import segment_images
 from blood_unet.smear import CANONICAL, locate
 
@@ -55,6 +59,9 @@ INSIDE = dict(picture=0.95, square=0.99)  # share of BloodMNIST's training cells
 FIVE = [CLASSES.index(name) for name in ('neutrophil', 'eosinophil', 'basophil', 'lymphocyte', 'monocyte')]
 NATIVE = dict(BA=0, EO=1, ERB=2, MMY=3, MY=3, PMY=3, IG=3, LY=4, MO=5, BNE=6, SNE=6, NEUTROPHIL=6, PLATELET=7)
 LABORATORIES = ('jiangxi', 'cellavision', 'bccd')
+WEIGHTS = ((1, 1, 1, 1), (0, 1, 1, 1), (1, 1, 2, 2), (0, 1, 2, 2), (0, 1, 0, 1))  # of four opinions
+BARS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+ASKED = 'smear ruler masks preprocessing morphology quality doubt cells naming predict'.split()  # modules
 STRENGTHS = {
     'blurred': (0.5, 1, 1.5, 2, 3),  # sigma in px of the square of 64 px
     'over-exposed': (1.05, 1.15, 1.3, 1.5, 1.8),  # times the colours
@@ -160,6 +167,9 @@ def sets() -> dict:
     return found
 
 
+TRAINING = dict(picture=lambda: frames('train', 500), square=lambda: squares('train', 1000))
+
+
 def said_of(picture, row) -> dict:
     "What is kept of the cell of a `Picture` that a row of the table tells of, ready for JSON"
     found = picture.cells[int(row.cell) - 1]
@@ -170,7 +180,7 @@ def said_of(picture, row) -> dict:
     quality = cell_quality(found, picture)._asdict()
     return kept | dict(
         single=picture.single,
-        asked=sum(len(one.chances) > 0 for one in picture.cells),
+        together=judged_together(picture),
         words=picture_words(picture) + cell_words(found),
         foreign=picture_foreignness(picture)[before - 1],
         quality={name: np.asarray(value).tolist() for name, value in quality.items()},
@@ -178,33 +188,47 @@ def said_of(picture, row) -> dict:
     )
 
 
+@functools.cache
+def rules() -> str:
+    "A digest of the weights and of the modules that answer"
+    top = Path(blood_unet.__file__).parent
+    files = [top / f'{name}.py' for name in ASKED] + sorted(
+        p for p in top.glob('weights/**/*') if p.is_file()
+    )
+    return hashlib.sha256(''.join(map(sha256_file, files)).encode()).hexdigest()
+
+
 def keep(names_sets):
-    "Keep what the command says of every set that is not kept yet"
+    "Keep what the command says of every set of which it is not kept yet"
     torch.set_num_threads(1)
     networks = load_networks('auto')
     KEPT.mkdir(parents=True, exist_ok=True)
     for name, pictures in names_sets.items():
         path = KEPT / f'{name}.json'
-        if path.exists():
+        if path.exists() and json.loads(path.read_text())['rules'] == rules():
             continue
         images, labels, boxes = pictures()
         rows = []
         for start in tqdm(range(0, len(images), 32), name, mininterval=10):
             told = segment_images(images[start : start + 32], networks)
             for i, picture in enumerate(told.pictures):
-                row = asked_row(
-                    told.table[told.table.image == i], None if boxes is None else boxes[start + i]
-                )
+                box = None if boxes is None else boxes[start + i]
+                row = asked_row(told.table[told.table.image == i], box)
                 said = {} if row is None else said_of(picture, row)
                 rows.append(dict(label=int(labels[start + i])) | said)
         data = sha256_arrays(images, np.array(labels))
         with atomic_path(path) as temporary:
-            Path(temporary).write_text(json.dumps(dict(data=data, rows=rows)))
+            Path(temporary).write_text(json.dumps(dict(data=data, rules=rules(), rows=rows)))
 
 
 def kept(name) -> list:
     "What was said of each picture of a set, with its `Quality`"
-    rows = json.loads((KEPT / f'{name}.json').read_text())['rows']
+    found = json.loads((KEPT / f'{name}.json').read_text())
+    if found['rules'] != rules():
+        raise DataError(
+            f'{name}.json of other rules or weights', 'what this version says', 'run `cells` again'
+        )
+    rows = found['rows']
     for row in rows:
         if 'quality' in row:
             row['quality'] = Quality(
@@ -212,9 +236,6 @@ def kept(name) -> list:
             )
             row['opinions'] = np.array(row['opinions'])
     return rows
-
-
-TRAINING = dict(picture=lambda: frames('train', 500), square=lambda: squares('train', 1000))
 
 
 def training_looks(name) -> np.ndarray:
@@ -226,6 +247,8 @@ def training_looks(name) -> np.ndarray:
         for start in tqdm(range(0, len(images), 32), name, mininterval=10):
             for picture in find_cells(images[start : start + 32], networks, 'cpu'):
                 asked = [one for one in picture.cells if len(one.chances)]
+                if picture.single != (name == 'square'):
+                    continue  # seen otherwise
                 found += [look(cell_quality(one, picture)) for one in asked[:1]]
         with atomic_path(path) as temporary, open(temporary, 'wb') as file:
             np.save(file, np.array(found))
@@ -238,11 +261,11 @@ def looks():
     KEPT.mkdir(parents=True, exist_ok=True)
     homes = {}
     for name, inside in INSIDE.items():
-        seen = training_looks(name)
-        home = home_of(seen, inside)
+        found = training_looks(name)
+        home = home_of(found, inside)
         numbers = dict(mean=home.mean, covariance=home.covariance, edge=home.edge)
         homes[name] = {k: np.round(v, 6).tolist() for k, v in numbers.items()}
-        homes[name] |= dict(inside=inside, cells=len(seen))
+        homes[name] |= dict(inside=inside, cells=len(found))
     write_json(homes, LOOKS_FILE)
 
 
@@ -260,36 +283,34 @@ def judged(rows) -> dict:
     return row_of(len(certain), sum(row['named'] != CLASSES[row['label']] for row in certain), len(rows))
 
 
-def tried(rows, answered) -> dict:
-    "The same by another rule: `answered` gives the class it would be certain of, or None"
-    said = [(answered(row), row['label']) for row in rows if 'opinions' in row]
-    certain = [(named, label) for named, label in said if named is not None]
-    return row_of(len(certain), sum(named != label for named, label in certain), len(rows))
-
-
 def speaks_against(row) -> bool:
     "Does a word alone make the class uncertain?"
-    return any(word.startswith((*ALONE, *REFUSED)) for word in row['words'])
+    return any(word.startswith((*doubt.ALONE, *REFUSED)) for word in row['words'])
 
 
-def in_foreign_stain(row, weights, agreeing, chance):
-    "The class of a cell in a foreign stain, with other settings of `certainty`, or None"
-    mean = mean_opinion(row['opinions'], weights[-len(row['opinions']) :])
-    named = int(mean.argmax())
-    same = (row['opinions'].argmax(1) == named).mean()
-    sure = same >= agreeing and mean.max() >= chance and named in FIVE
-    return named if sure and not speaks_against(row) else None
+def answered(row):
+    "The class of which the rules are certain as they stand, None where they are of none"
+    if 'opinions' not in row:
+        return row['named'] if row.get('certain') else None
+    network = len(row['opinions']) // 2
+    how = row['opinions'], row['words'], row['foreign'], row['together'], network
+    sure = doubt.certainty(*how)[0] and not any(word.startswith(REFUSED) for word in row['words'])
+    return CLASSES[doubt.name_class(row['opinions'], row['foreign'], network)[0]] if sure else None
 
 
-def at_home(row, agreed, alone):
-    "The class of a cell that looks like BloodMNIST's, with other settings, or None"
-    k = len(row['opinions']) // 2
-    mean = mean_opinion(row['opinions'][:k])
-    named = int(mean.argmax())
-    same = (row['opinions'][k:].argmax(1) == named).any()
-    lone = CLASSES[named] in YOUNG and row['asked'] < TOGETHER and not row['single']
-    sure = mean.max() >= (agreed if same and not lone else alone) and row['foreign'] <= 1
-    return named if sure and not speaks_against(row) else None
+def with_settings(rows, weights=None, agreeing=None, **chances) -> dict:
+    "`row_of` what the rules are certain of with other `CHANCE`, `AGREEING` and weights"
+    own = doubt._weights
+    with (
+        patch.dict(doubt.CHANCE, chances),
+        patch.dict(doubt.AGREEING, {} if agreeing is None else dict(foreign=agreeing)),
+        patch.object(
+            doubt, '_weights', lambda k: np.array(weights) if weights and k == len(weights) else own(k)
+        ),
+    ):
+        said = [(answered(row), CLASSES[row['label']]) for row in rows]
+    certain = [(named, label) for named, label in said if named is not None]
+    return row_of(len(certain), sum(named != label for named, label in certain), len(rows))
 
 
 def best(rows, most) -> tuple:
@@ -302,7 +323,9 @@ def best(rows, most) -> tuple:
     return max(fit, key=fit.get)
 
 
-WEIGHTS = ((1, 1, 1, 1), (0, 1, 1, 1), (1, 1, 2, 2), (0, 1, 2, 2), (0, 1, 0, 1))
+def in_foreign_stain(rows, weights, agreeing, chance) -> dict:
+    "`with_settings` of a foreign stain"
+    return with_settings(rows, weights, agreeing, foreign=chance)
 
 
 def leave_one_out(said) -> dict:
@@ -314,13 +337,7 @@ def leave_one_out(said) -> dict:
     undoubted = said | dict(bccd=[row for row, yes in zip(said['bccd'], sound) if yes])
     grid = list(itertools.product(WEIGHTS, (0.5, 0.75, 1.0), np.arange(0.3, 0.85, 0.05).round(2).tolist()))
     found, choosing = (
-        {
-            key: {
-                name: tried(those[name], lambda row, key=key: in_foreign_stain(row, *key))
-                for name in LABORATORIES
-            }
-            for key in grid
-        }
+        {key: {name: in_foreign_stain(those[name], *key) for name in LABORATORIES} for key in grid}
         for those in (said, undoubted)
     )
     rows = {}
@@ -357,8 +374,16 @@ def seen(rows) -> dict:
     return {k: round(float(v), 4) for k, v in shares.items()} | dict(far=np.round(np.sort(far), 3).tolist())
 
 
+def beyond_together(rows, n=1000, seed=0) -> float:
+    "The share of drawn fives of a set's cells that lie beyond the edge, as if they were of one field"
+    far = np.array([row['foreign'] for row in rows if 'foreign' in row])
+    rng = np.random.default_rng(seed)
+    drawn = [foreign_together(rng.choice(far, TOGETHER, replace=False)).min() > 1 for _ in range(n)]
+    return float(np.mean(drawn))
+
+
 def wrong_of_network(rows) -> float:
-    "The share of cells that the network alone names wrongly, of squares in their own colours"
+    "The share of cells that the network alone names wrongly, in their own colours"
     named = [row['opinions'][0].argmax() != row['label'] if 'opinions' in row else True for row in rows]
     return round(float(np.mean(named)), 4)
 
@@ -366,16 +391,17 @@ def wrong_of_network(rows) -> float:
 def measure():
     "Everything, from what was said"
     names = list(sets())
+    homes = json.loads(LOOKS_FILE.read_text())
     said = {name: kept(name) for name in names}
     plain = [name for name in names if name.rsplit(' ', 1)[0] not in STRENGTHS]
     settings = [(a, b) for a in BARS for b in BARS if a <= b]
     found = dict(
         limits=limits(said),
         leave_one_out=leave_one_out(said),
-        at_home={
-            f'{a} {b}': tried(said['squares-val'], lambda row, a=a, b=b: at_home(row, a, b))
-            for a, b in settings
-        },
+        at_home={f'{a} {b}': with_settings(said['squares-val'], agreed=a, alone=b) for a, b in settings},
+        fives={name: beyond_together(said[name]) for name in ('frames-test', 'cellavision')},
+        homes={k: {what: v[what] for what in ('edge', 'inside', 'cells')} for k, v in homes.items()},
+        rules=rules(),
         seen={name: seen(said[name]) for name in plain},
         sets={name: judged(said[name]) for name in plain},
         network={name: wrong_of_network(said[name]) for name in plain},
@@ -386,9 +412,6 @@ def measure():
     )
     data = {name: json.loads((KEPT / f'{name}.json').read_text())['data'] for name in names}
     write_json(found | dict(data=data, versions=versions()), RESULT)
-
-
-BARS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def main(what: str = typer.Argument('measure')):

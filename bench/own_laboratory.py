@@ -74,9 +74,9 @@ def gather(cells, boxes, networks, device) -> Laboratory:
         found = [one for one in picture.cells if len(one.chances)]
         at = asked_cell(found, None if boxes is None else boxes[i])
         asked.append(at if at < 0 else len(grounds) + at)
-        about = naming.picture_words(picture)
+        about, together = naming.picture_words(picture), naming.judged_together(picture)
         for one, far in zip(found, picture_foreignness(picture)):
-            said = cell_opinions(one, picture), about + cell_words(one), far, len(found), len(one.chances)
+            said = cell_opinions(one, picture), about + cell_words(one), far, together, len(one.chances)
             grounds.append(said)
         if found:
             parts.append(cell_evidence([picture], networks, device))

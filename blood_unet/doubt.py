@@ -83,6 +83,10 @@ def joined_chances(opinions, foreign: float = 0.0, network: int = 2) -> np.ndarr
     one of them, of a picture that is taken as it is; in a foreign stain the second ones of all pairs do.
     """
     opinions = _checked(opinions, network)
+    if np.isnan(foreign):
+        raise ParameterError(
+            'foreign nan', 'a number, infinite at most', 'measure it with quality.foreignness'
+        )
     if foreign <= 1 or network == 1:
         return mean_opinion(opinions[:network])
     return mean_opinion(opinions, _weights(len(opinions)))

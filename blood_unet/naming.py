@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'SIZED', 'GIANT', 'REFUSED', 'PLATELET', 'TAUGHT', 'STRANGE', 'picture_words', 'cell_quality', 'cell_words',
-           'Named', 'cell_opinions', 'picture_foreignness', 'Adapted', 'adapted_doubt', 'name_cell']
+           'Named', 'cell_opinions', 'judged_together', 'picture_foreignness', 'Adapted', 'adapted_doubt', 'name_cell']
 
 # %% ../nbs/03c_naming.ipynb #na000003
 import math
@@ -56,7 +56,7 @@ def picture_words(picture: Picture) -> list:
 def cell_quality(found, picture: Picture = None) -> Quality:
     """The `Quality` of a `cells.Cell` that the network was asked about.
 
-    `picture`: a larger one that it lies in, whose chart tells more (`quality.with_chart`).
+    `picture`: the one that it lies in; the chart of a larger one tells more (`quality.with_chart`).
     """
     if len(found.chances) == 1:  # taken as it is: its own pixels tell whether they are enough
         return measure_quality(found.image, found.nucleus, found.cell)
@@ -113,6 +113,11 @@ def cell_opinions(found, picture: Picture) -> np.ndarray:
     if red_cells > GIANT and ruler.found in SIZED:
         opinions[:, PLATELET] = 0
     return opinions / opinions.sum(1, keepdims=True)
+
+
+def judged_together(picture: Picture) -> int:
+    "How many cells of a `Picture` tell together how foreign it is; a small one is believed like `TOGETHER`."
+    return TOGETHER if picture.single else sum(len(one.chances) > 0 for one in picture.cells)
 
 
 def picture_foreignness(picture: Picture) -> list:
@@ -185,8 +190,7 @@ def name_cell(
     if not len(found.chances):
         return Named(np.full(len(CLASSES), np.nan), not words, words)
     opinions, k = cell_opinions(found, picture), len(found.chances)
-    together = TOGETHER if picture.single else sum(len(one.chances) > 0 for one in picture.cells)
-    how = opinions, words, foreign, together, k
+    how = opinions, words, foreign, judged_together(picture), k
     if adapted is None:
         chances, (_, reasons) = joined_chances(opinions, foreign, k), certainty(*how)
     else:

@@ -202,9 +202,10 @@ class Home(NamedTuple):
     edge: float
 
     def distance(self, values) -> tuple:
-        """Mahalanobis distance of numbers (10,) per number that is known, and the share (10,) of each in it.
+        """Mahalanobis distance of numbers (10,), per known number, and what each (10,) adds to its square.
 
-        0 or more; NaN is not known, has a share of 0, and where nothing is, the distance is infinite.
+        The distance is 0 or more; what one number adds may be negative, as others lead to expect it. NaN is
+        not known and adds 0; where nothing is known, the distance is infinite.
         """
         known = np.isfinite(values)
         if not known.any():
@@ -216,8 +217,14 @@ class Home(NamedTuple):
 
 
 def home_of(looks, inside: float) -> Home:
-    "The `Home` of looks (n, 10) without a NaN; within its edge lies the share `inside` of all of them."
+    """The `Home` of looks (n, 10) without a NaN; within its edge lies the share `inside` of all of them.
+
+    Raises `ParameterError` where fewer than twice ten are whole.
+    """
     whole = looks[np.isfinite(looks).all(1)]
+    if len(whole) < 2 * len(LOOKS):
+        got = f'{len(whole)} cells of which every number is known, of {len(looks)}'
+        raise ParameterError(got, f'at least {2 * len(LOOKS)}', 'measure more cells')
     lamp = np.diag([LAMP**2 if name.startswith('the slide') else 0 for name in LOOKS])
     home = Home(whole.mean(0), np.cov(whole.T) + lamp, 1.0)
     return home._replace(edge=float(np.quantile([home.distance(one)[0] for one in looks], inside)))
@@ -227,30 +234,37 @@ def home_of(looks, inside: float) -> Home:
 def load_homes(path=None) -> dict:
     """How BloodMNIST's cells look, of a JSON file or the bundled one: `{'picture': Home, 'square': Home}`.
 
-    Raises `DataError` on a file that is none.
+    Raises `DataError` on a file that is none, or one with other numbers than `LOOKS`.
     """
     path = path or Path(blood_unet.__file__).parent / 'weights' / 'looks-bloodmnist.json'
     remedy = 'write one as bench/doubt.py does'
     try:
         told = json.loads(Path(path).read_text())
         homes = {
-            name: Home(np.array(told[name]['mean']), np.array(told[name]['covariance']), told[name]['edge'])
+            name: Home(
+                np.array(told[name]['mean'], float),
+                np.array(told[name]['covariance'], float),
+                float(told[name]['edge']),
+            )
             for name in ('picture', 'square')
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         got = f'{path}, which cannot be read ({type(error).__name__}: {error})'
         raise DataError(got, 'looks of cells', remedy) from error
-    shapes = {(home.mean.shape, home.covariance.shape) for home in homes.values()}
-    if shapes != {((len(LOOKS),), (len(LOOKS), len(LOOKS)))}:
-        raise DataError(f'{path}, with shapes {shapes}', f'the {len(LOOKS)} numbers of LOOKS', remedy)
+    n = len(LOOKS)
+    for name, home in homes.items():
+        shapes, numbers = (home.mean.shape, home.covariance.shape), (*home.mean, *home.covariance.flat)
+        if shapes != ((n,), (n, n)) or not np.isfinite([*numbers, home.edge]).all() or home.edge <= 0:
+            got = f'{path}, with shapes {shapes} and edge {home.edge} of its {name}'
+            raise DataError(got, f'the {n} numbers of LOOKS, finite, and an edge above 0', remedy)
     return homes
 
 
 def foreignness(quality: Quality, home: str = 'picture') -> tuple:
     """How far a cell's look lies from BloodMNIST's, 0 or more, and the one of `LOOKS` that says most of it.
 
-    Beyond 1 lie 5 % of its cells in whole pictures (`home` 'picture'), 1 % of its squares ('square'). What
-    could not be measured does not count; where no stained cell was, it is infinitely far. Raises
+    Beyond 1 lie of its training cells 5 % in whole pictures (`home` 'picture'), 1 % in squares ('square').
+    What could not be measured does not count; where no stained cell was, it is infinitely far. Raises
     `ParameterError` on another `home`.
     """
     homes = load_homes()
@@ -267,8 +281,9 @@ CUT_OFF = 254  # of 255: a slide this bright may be brighter
 def lost_density(slide) -> np.ndarray:
     """What a slide's colour (3,), 0 to 255, lacks in optical density (3,) where the camera cuts it off.
 
-    A channel of `CUT_OFF` or more should be as bright as the others make it, by the proportions of
-    BloodMNIST's slide (`smear.HOME`); 0 elsewhere, and where no channel is left to tell.
+    A channel of `CUT_OFF` or more should be at least as bright as the others make it, by the proportions of
+    BloodMNIST's slide (`smear.HOME`), whose own red is all but cut off; 0 elsewhere, and where no channel is
+    left to tell.
     """
     slide = np.asarray(slide, float)
     cut = slide >= CUT_OFF
@@ -281,13 +296,15 @@ def lost_density(slide) -> np.ndarray:
 def with_chart(quality: Quality, chart) -> Quality:
     """The `Quality` of a cell with what the `smear.Chart` of its whole picture tells.
 
-    Surrounded by all red cells of the picture, where there are some; densities with what they lost.
+    Surrounded by all red cells of the picture, where there are some; `nucleus` and `surroundings` with what
+    they lost. The other numbers stay as they were measured.
     """
-    surroundings = quality.surroundings
+    slide, surroundings = quality.background, quality.surroundings
+    nucleus = quality.nucleus + lost_density(slide)
     if chart.red is not None and chart.background is not None:
-        surroundings = np.log((chart.background + 1) / (chart.red + 1))
-    lost = lost_density(quality.background)
-    return quality._replace(nucleus=quality.nucleus + lost, surroundings=surroundings + lost)
+        slide = chart.background
+        surroundings = np.log((slide + 1) / (chart.red + 1))
+    return quality._replace(nucleus=nucleus, surroundings=surroundings + lost_density(slide))
 
 # %% ../nbs/02e_quality.ipynb #02fd0020
 TOGETHER = 5  # cells of one slide, from which on they are judged together
@@ -302,5 +319,5 @@ def foreign_together(values) -> np.ndarray:
     values = np.asarray(values, float)
     if len(values) < TOGETHER:
         return values
-    common = np.percentile(values, 75)
+    common = np.percentile(values, 75, method='higher')  # between two it cannot be where one is infinite
     return np.where(values > 2, np.maximum(values, common), common)
