@@ -159,9 +159,9 @@ def own_laboratory() -> str:
         rows += [[PLACES[place], what, *(say(numbers[k]) for k in keys)] for what, numbers in given.items()]
         if 'without_doubted' in row:
             sound = row['without_doubted']['labels'].items()
-            place = f'{PLACES[place]} without doubted labels'
+            name = f'{PLACES[place]} without doubted labels'
             rows += [
-                [place, f'{k} labels a class', *(say(numbers[key]) for key in keys)] for k, numbers in sound
+                [name, f'{k} labels a class', *(say(numbers[key]) for key in keys)] for k, numbers in sound
             ]
     head = ['cells of', 'learnt from', 'right, of eight', 'of five', 'each class equally', 'certain']
     draws = markdown([*head, 'wrong of the certain'], rows)
