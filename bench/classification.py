@@ -35,7 +35,7 @@ from blood_unet.shift import CORRUPTIONS, balanced_sample, corrupt
 TOP = Path(__file__).parent
 HOME = TOP.parent / 'data' / 'anomaly'
 NETWORKS = HOME / 'networks'
-SEEDS = [NetworkPlan('blood-unet', 28, (), seed, 10) for seed in range(3)]
+SEEDS = {size: [NetworkPlan('blood-unet', size, (), seed, 10) for seed in range(3)] for size in (28, 64)}
 RESNET = NetworkPlan('resnet-18', 28, (), 0, 8)
 GOALS = {
     'blood-unet-28, eight views': 0.978,
@@ -119,6 +119,22 @@ def trained_call(plan):
     return network_call(model)
 
 
+def three_seeds(size, splits, train: bool) -> dict:
+    "Probabilities (N, 8) by name and split of three seeds, each and averaged; {} where one is not trained"
+    seeds = {plan: trained_answers(plan, splits, train) for plan in SEEDS[size]}
+    if any(said is None for said in seeds.values()):
+        return {}
+    views = {'one view': lambda a: chances(a.logits), 'eight views': lambda a: np.exp(a.views).mean(1)}
+    answers = {}
+    for view, told in views.items():
+        each = {plan.seed: {s: told(said[s]) for s in ('val', 'test')} for plan, said in seeds.items()}
+        answers |= {f'seed {seed} of {size} px, {view}': p for seed, p in each.items()}
+        answers[f'three seeds of {size} px, {view}'] = {
+            s: np.mean([p[s] for p in each.values()], 0) for s in ('val', 'test')
+        }
+    return answers
+
+
 def robustness(callers: dict, each: int = 4, seed: int = 0) -> dict:
     """Balanced error of one view on corrupted test cells at 28 px, the same cells for all.
 
@@ -144,7 +160,7 @@ def main(train: bool = False, each: int = 4, sizes: str = '28,64'):
     asked = [int(size) for size in sizes.split(',')]
     splits = {size: {s: load_cells('bloodmnist', s, size) for s in ASKED} for size in {28, *asked}}
     truth = {s: splits[28][s].labels for s in ASKED}
-    masked = {s: add_masks(c) for s, c in splits[28].items()} if train else None
+    masked = {size: {s: add_masks(c) for s, c in splits[size].items()} if train else None for size in splits}
     answers, callers = {}, {}
     for size in asked:
         name = f'blood-unet-{size}'
@@ -155,21 +171,15 @@ def main(train: bool = False, each: int = 4, sizes: str = '28,64'):
     peer, attempts = linear_peer(splits[28])
     answers['principal components and a line'] = {s: peer(splits[28][s].images) for s in ('val', 'test')}
     callers['principal components and a line'] = peer
-    seeds = {plan: trained_answers(plan, masked, train) for plan in SEEDS}
-    missing = [plan.name for plan, said in seeds.items() if said is None]
-    if not missing:
-        for view, p in (
-            ('one view', lambda a: chances(a.logits)),
-            ('eight views', lambda a: np.exp(a.views).mean(1)),
-        ):
-            answers[f'three seeds of 28 px, {view}'] = {
-                s: np.mean([p(said[s]) for said in seeds.values()], 0) for s in ('val', 'test')
-            }
-            for plan, said in seeds.items():
-                answers[f'seed {plan.seed} of 28 px, {view}'] = {s: p(said[s]) for s in ('val', 'test')}
-        calls = [trained_call(plan) for plan in SEEDS]
+    missing = []
+    for size in asked:
+        found = three_seeds(size, masked[size], train)
+        missing += [] if found else [plan.name for plan in SEEDS[size]]
+        answers |= found
+    if 'three seeds of 28 px, one view' in answers:
+        calls = [trained_call(plan) for plan in SEEDS[28]]
         callers['three seeds of 28 px'] = lambda images: np.mean([call(images) for call in calls], 0)
-    said = trained_answers(RESNET, masked, train)
+    said = trained_answers(RESNET, masked[28], train)
     if said is None:
         missing.append(RESNET.name)
     else:
