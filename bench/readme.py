@@ -589,7 +589,7 @@ PROGRAMS = (
         'anomaly.py',
         'how well odd cells are found beside peers and floors: blasts of ALL-IDB2, classes never seen',
         '`blasts` seconds; the others hours',
-        ('blasts', 'haematological', 'leave-one-out'),
+        ('blasts', 'haematological', 'haematological_64px', 'leave-one-out'),
     ),
     Program(
         'odd_parts.py',
