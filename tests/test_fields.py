@@ -233,6 +233,14 @@ def test_of_eight_white_cells_in_a_heap_none_is_certain(seed):
     check_heap(heap(drawn.images[picked], drawn.cell[picked], seed))
 
 
+@pytest.mark.parametrize('near', [0.3, 0.4])
+def test_of_eight_neutrophils_in_a_heap_none_is_certain(near):
+    "Two of these were: the search had not seen that they touch, their outlines meet."
+    drawn = draw_phantoms(120, 64, 101)
+    picked = np.random.default_rng(1).choice(np.flatnonzero(drawn.labels == 6), 8, replace=False)
+    check_heap(heap(drawn.images[picked], drawn.cell[picked], 1, near))
+
+
 @pytest.mark.bloodmnist
 @pytest.mark.parametrize('seed', [0, 1, 2, 3])
 @pytest.mark.parametrize('near', [0.3, 0.4])
