@@ -189,12 +189,11 @@ def said_of(picture, row) -> dict:
 
 
 @functools.cache
-def rules() -> str:
-    "A digest of the weights and of the modules that answer"
+def rules(looks: bool = True) -> str:
+    "A digest of the weights and of the modules that answer; `looks`: with the file of looks, too"
     top = Path(blood_unet.__file__).parent
-    files = [top / f'{name}.py' for name in ASKED] + sorted(
-        p for p in top.glob('weights/**/*') if p.is_file()
-    )
+    weights = sorted(p for p in top.glob('weights/**/*') if p.is_file() and (looks or p != LOOKS_FILE))
+    files = [top / f'{name}.py' for name in ASKED] + weights
     return hashlib.sha256(''.join(map(sha256_file, files)).encode()).hexdigest()
 
 
@@ -240,7 +239,7 @@ def kept(name) -> list:
 
 def training_looks(name) -> np.ndarray:
     "The `look` (n, 10) of the cell next to the middle of each of BloodMNIST's training pictures, once found"
-    path = KEPT / f'{name}-looks.npy'
+    path = KEPT / f'{name}-looks-{rules(looks=False)[:12]}.npy'
     if not path.exists():
         networks, images = load_networks('auto'), TRAINING[name]()[0]
         found = []

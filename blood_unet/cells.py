@@ -201,7 +201,7 @@ def _as_it_is(image, masks, chances) -> Picture:
     if not stained and not (is_gray(image) and nucleus.any()):  # without colours the network tells
         return Picture([], located, True)
     cut = max(border_contact(nucleus), border_contact(cell)) > TOUCHING
-    others = [other for other in stained[1:] if other.kind == 'white cell'] if located.white else []
+    others = [other for other in stained[1:] if other.kind == 'white cell']
     shared = any(nucleus[_drawn(other, frame)].mean() > SHARED for other in others)
     square, small = resize(image, (SIDE, SIDE)), [resize(mask, (SIDE, SIDE)) for mask in masks]
     box = _bounds(cell, frame) or frame
