@@ -3,8 +3,8 @@
 python bench/claims_odd.py features     results/explained_features.json: values of parts as features
 python bench/claims_odd.py areas        results/odd_areas.json: the changed pixels, by a map of the score
 
-The cells and the changes are those of `odd_parts.py`. A quarter of an hour and minutes on one core. What each
-measures was written into nbs/claims.yaml before this was run.
+The changes are those of `odd_parts.py`, on other cells than its own. A quarter of an hour and minutes on one
+core. What each measures was written into nbs/claims.yaml before this was run.
 """
 
 import numpy as np
@@ -41,7 +41,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 
 def home_and_asked(each: int = 60) -> tuple:
-    "Validation cells at 64 px: the reference, and those of the next that report."
+    "Validation cells at 64 px, six classes: the reference, and every second one of the next."
     cells = load_cells('bloodmnist', 'val', 64)
     kinds = [k for k, name in enumerate(cells.classes) if name not in LEFT_OUT]
     places = [np.flatnonzero(cells.labels == k) for k in kinds]
@@ -57,7 +57,7 @@ def outlines(network, images) -> tuple:
 
 
 def features_of_cells(network, images) -> dict:
-    "Three tables: measurements (N, 10), values of parts (N, 20), and 20 other measurements."
+    "Three tables: measurements (N, 13), values of parts (N, 20), and 20 other measurements."
     nucleus, cell = outlines(network, images)
     named = predict(network, images, device='cpu').class_probability.argmax(1)
     goals = HardDice(frozen_mask(network, to_tensor(images))), ClassLogOdds(named)

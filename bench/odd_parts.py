@@ -1,10 +1,10 @@
 """Changes of one part, planted in healthy cells of BloodMNIST: are they seen, and is the part named?
 
-python bench/odd_parts.py [--half report]     # results/odd_parts.json; --half choose only prints
+python bench/odd_parts.py [--role report]     # results/odd_parts.json; --role choose only prints
 
 The reference is that of `reference.py`: of the validation split at 64 px the first 60 cells of each class.
-Changed are cells of the next 60, of the six classes with cytoplasm: what was added to the measurements was
-chosen on the even ones of them, and the odd ones report.
+Changed are, of each of the six classes with cytoplasm, the first 60 cells of the test split for the report;
+what was added to the measurements was chosen on 30 others of the validation split (`--role choose`).
 """
 
 from pathlib import Path
@@ -16,10 +16,10 @@ from blood_unet.planted import planted_table
 from blood_unet.protocols import planted_by_class
 
 
-def main(half: str = 'report', each: int = 60):
-    found = planted_by_class(each=each, half=half)
+def main(role: str = 'report', each: int = 60):
+    found = planted_by_class(each=each, role=role)
     print(planted_table(found).round(3).to_string())
-    if half == 'report':
+    if role == 'report':
         write_json(found, Path(__file__).parent / 'results' / 'odd_parts.json')
 
 

@@ -25,7 +25,15 @@ from .files import atomic_path
 from .held_out import ASKED, KINDS, NetworkPlan, network_answers
 from .images import background_colour
 from .metrics import auroc
-from .novelty import Known, all_scores, class_distance, normal_quantiles, peer_scores, pixel_floor
+from blood_unet.novelty import (
+    Known,
+    all_scores,
+    class_distance,
+    normal_quantiles,
+    peer_scores,
+    pixel_floor,
+    score_names,
+)
 from .predict import load_networks
 from .preprocessing import add_masks
 from blood_unet.reference import (
@@ -236,13 +244,15 @@ def network_scores(plan: NetworkPlan, splits: dict, folder, device: str = 'auto'
 
     Ours by name (see `novelty.all_scores`), the peers' as 'peer NAME', all as normal quantiles among the
     known validation images. The network is trained, or read, by `network_answers`; the scores are kept beside
-    it.
+    it, until one is asked for that is not there.
     """
     home = Path(folder) / plan.name
     kept = home / 'scores.npz'
     if kept.exists():
-        with np.load(kept, allow_pickle=False) as found:
-            return {tuple(key.split(':')): found[key] for key in found}
+        with np.load(kept, allow_pickle=False) as file:
+            found = {tuple(key.split(':')): file[key] for key in file}
+        if set(score_names(plan.kind == 'blood-unet')) <= {name for _, name in found}:
+            return found
     said = network_answers(plan, splits, folder, device)
     held = [CLASSES.index(name) for name in plan.held_out]
     seen = {split: ~np.isin(splits[split].labels, held) for split in ('train', 'val')}

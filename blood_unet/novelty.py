@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCORES', 'TOGETHER', 'Known', 'unsure', 'entropy', 'energy', 'disagreement', 'class_distance', 'neighbour_distance',
            'features_far', 'features_relative', 'features_neighbours', 'levels_far', 'levels_neighbours', 'masks_far',
-           'normal_quantiles', 'all_scores', 'peer_scores', 'pixel_floor']
+           'class_surprise', 'surprise', 'normal_quantiles', 'score_names', 'all_scores', 'peer_scores', 'pixel_floor']
 
 # %% ../nbs/10b_novelty.ipynb #10n00003
 from typing import NamedTuple
@@ -142,17 +142,52 @@ def levels_neighbours(known: Known, asked: Answers):
     return neighbour_distance(*_principal(*_wide(known.answers.levels, asked.levels)))
 
 
-def masks_far(known: Known, asked: Answers):
-    """`class_distance` of standardised measurements of the network's masks: (N,).
+def _measured(known: Known, asked: Answers):
+    """Measurements of the masks, of the training images and of those asked about, over the former's spread.
 
     What is missing counts as the median of the training images; as 0 where none of them has it.
     """
-    measured = ~np.isnan(known.answers.masks).all(0)
-    middle = np.zeros(len(measured))
-    middle[measured] = np.nanmedian(known.answers.masks[:, measured], 0)
+    there = ~np.isnan(known.answers.masks).all(0)
+    middle = np.zeros(len(there))
+    middle[there] = np.nanmedian(known.answers.masks[:, there], 0)
     train, those = (np.where(np.isnan(m), middle, m) for m in (known.answers.masks, asked.masks))
     spread = train.std(0) + 1e-9
-    return class_distance(train / spread, known.labels, those / spread)
+    return train / spread, those / spread
+
+
+def masks_far(known: Known, asked: Answers):
+    "`class_distance` of standardised measurements of the network's masks: (N,)."
+    train, those = _measured(known, asked)
+    return class_distance(train, known.labels, those)
+
+
+def class_surprise(train, labels, asked, pooled: float = 0.3, rounded: float = 0.03):
+    """Minus twice the log-likelihood (N,) of `asked` (N, F) in its likeliest class of `train` (n, F).
+
+    Less the constant of a normal density: every class is one of its own. Its covariance is shrunk by
+    `pooled` to that of all classes, then by `rounded` to a multiple of the identity. Source: Friedman,
+    Journal of the American Statistical Association 84:165 (1989).
+    """
+    kinds, place = np.unique(labels, return_inverse=True)
+    means = np.stack([train[labels == k].mean(0) for k in kinds])
+    within, even = np.cov((train - means[place]).T), np.eye(train.shape[1])
+    found = []
+    for k, mean in zip(kinds, means):
+        spread = (1 - pooled) * np.cov(train[labels == k].T, bias=True) + pooled * within
+        size = max(np.trace(spread) / len(spread), 1e-9)
+        lower = np.linalg.cholesky((1 - rounded) * spread + rounded * size * even)
+        far = np.linalg.solve(lower, (asked - mean).T)
+        found.append((far**2).sum(0) + 2 * np.log(np.diag(lower)).sum())
+    return np.min(found, axis=0)
+
+
+def surprise(known: Known, asked: Answers):
+    "`class_surprise` of standardised features beside measurements of the masks, where there are any: (N,)."
+    train, those = _wide(known.answers.features, asked.features)
+    middle, spread = train.mean(0), train.std(0) + 1e-6
+    parts = zip(((train - middle) / spread, (those - middle) / spread), _measured(known, asked))
+    train, those = (np.concatenate(both, 1) for both in parts)
+    return class_surprise(train, known.labels, those)
 
 # %% ../nbs/10b_novelty.ipynb #10n00011
 SCORES = {
@@ -166,8 +201,9 @@ SCORES = {
     'levels far': levels_far,
     'levels neighbours': levels_neighbours,
     'masks far': masks_far,
+    'surprise': surprise,
 }
-# fixed in advance: the head, and distances in what it reads and in all levels, with equal weights
+# the head, and distances in what it reads and in all levels, with equal weights
 TOGETHER = {
     'head and features': ('entropy', 'features far', 'features neighbours'),
     'head and levels': ('entropy', 'levels far', 'levels neighbours'),
@@ -179,6 +215,7 @@ TOGETHER = {
         'levels far',
         'masks far',
     ),
+    'head, masks, surprise': ('entropy', 'energy', 'masks far', 'surprise'),
 }
 
 
@@ -195,20 +232,26 @@ def normal_quantiles(usual, values):
     return norm.ppf(np.clip(place, 1e-6, 1 - 1e-6)) + np.maximum(values - ranked[-1], 0) / span
 
 
+def score_names(masks: bool = True) -> list:
+    "The names of `SCORES` and `TOGETHER`; without `masks` those that a network can have that draws none."
+    single = [name for name in SCORES if masks or name != 'masks far']
+    return single + [name for name, parts in TOGETHER.items() if set(parts) <= set(single)]
+
+
 def all_scores(known: Known, usual: Answers, asked: Answers) -> dict:
     """Every score of `SCORES` and `TOGETHER` as normal quantiles, (N,) by name.
 
     `usual`: answers about known cells that were not trained on, which give the places. Scores that read masks
     are left out for a network without.
     """
-    names = [name for name in SCORES if name != 'masks far' or asked.masks.shape[1]]
-    found = {name: normal_quantiles(SCORES[name](known, usual), SCORES[name](known, asked)) for name in names}
-    together = {
-        name: np.mean([found[part] for part in parts], 0)
-        for name, parts in TOGETHER.items()
-        if set(parts) <= set(found)
-    }
-    return found | together
+    names, found = score_names(bool(asked.masks.shape[1])), {}
+    for name in names:
+        if name in SCORES:
+            score = SCORES[name]
+            found[name] = normal_quantiles(score(known, usual), score(known, asked))
+        else:
+            found[name] = np.mean([found[part] for part in TOGETHER[name]], 0)
+    return found
 
 # %% ../nbs/10b_novelty.ipynb #10n00014
 def peer_scores(known: Known, asked: Answers, head) -> dict:

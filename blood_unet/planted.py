@@ -240,11 +240,11 @@ def _named_parts(after: _Measured, before: _Measured, reference) -> dict:
     "The part (k,) that each way names; '' where the reason in words says that nothing stands out"
     pairs = zip(after.values[:, None], before.values[:, None], after.labels)
     found = [part_changes(a, b, reference.kind(label)) for a, b, label in pairs]
-    measurement, share = np.array(found)[:, :, 0].T
+    aspect, share = np.array(found)[:, :, 0].T
     reasons = judge(reference, after.values, after.labels, with_p=False).anomaly_reason
     said = [next((p for p in CELL_PARTS if why.startswith(f'the {p} ')), '') for why in reasons]
     alone = odd_parts(reference, after.values, after.labels).part.to_numpy()
-    return dict(measurement=measurement, share=share, reason=np.array(said), alone=alone)
+    return dict(aspect=aspect, share=share, reason=np.array(said), alone=alone)
 
 
 def _named_by_pixels(changed, images, masks, labels, bench) -> list:
@@ -295,7 +295,7 @@ def planted_protocol(
 
     `paired`: share of cells that score higher after the change than before, ties half; `colour`: the same of
     the distance of the picture's mean colour from its class; `named`: how often the changed part is the one
-    that is named, by `measurement`, `share`, `reason`, `alone`, `pixels`; each a mean with a 95 % bootstrap
+    that is named, by `aspect`, `share`, `reason`, `alone`, `pixels`; each a mean with a 95 % bootstrap
     interval over cells. Cells with under 50 px of nucleus or of cytoplasm are left out.
     """
     networks = load_networks(model)

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from PIL import Image
 from scipy import ndimage as ndi
-from skimage.morphology import isotropic_erosion, reconstruction
+from skimage.morphology import convex_hull_image, isotropic_erosion, reconstruction
 
 import blood_unet
 from .core import DataError
@@ -61,6 +61,11 @@ MEASUREMENTS = (
         'cytoplasm_blue_density', 'cytoplasmic stain', 'cytoplasm', 1, 'is darker in blue', '', _ICSH
     ),
     Measurement('vacuole_depth', 'granules', 'cytoplasm', 1, 'has a bright hole', '', _ICSH),
+    Measurement(
+        'granule_contrast', 'granules', 'cytoplasm', 0, 'has stronger detail', 'has fainter detail', _ICSH
+    ),
+    Measurement('basophilia', 'cytoplasmic stain', 'cytoplasm', 1, 'is bluer', '', _ALL),
+    Measurement('notch_depth', 'granules', 'cytoplasm', 1, 'has a notch', '', _ICSH),
 )
 NAMES = tuple(m.name for m in MEASUREMENTS)
 ADDED = NAMES[8:]  # after blasts had been scored with the first eight
@@ -86,6 +91,28 @@ def _hole_depths(density, sigma):
     return reconstruction(np.maximum(seed, smooth), smooth, method='erosion') - smooth
 
 
+def _notch_depth(mask):
+    "How far the deepest notch of a mask reaches into its convex hull, in px"
+    hull = convex_hull_image(mask, offset_coordinates=False)
+    return float((ndi.distance_transform_edt(np.pad(hull, 1))[1:-1, 1:-1] * ~mask).max())
+
+
+def _cytoplasm(density, blue, around, cell) -> dict:
+    "The measurements of the cytoplasm `around` a nucleus, bool (H, W), in its densities of green and blue"
+    outer, weight = _interior(around, 0.1), ndi.gaussian_filter(around.astype(float), 0.15 * radius(cell))
+    smooth = ndi.gaussian_filter(density * around, 0.15 * radius(cell)) / np.maximum(weight, 1e-6)
+    dark, dark_blue = float(density[outer].mean()), float(blue[outer].mean())
+    return dict(
+        cytoplasm_density=dark,
+        granularity=density[outer].std(),
+        cytoplasm_blue_density=dark_blue,
+        vacuole_depth=_hole_depths(density, 0.05 * radius(cell))[around].max(),
+        granule_contrast=(density - smooth)[outer].std() / max(dark, 0.05),
+        basophilia=np.log(max(dark, 0.0) + 0.02) - np.log(max(dark_blue, 0.0) + 0.02),
+        notch_depth=_notch_depth(cell) / radius(cell),
+    )
+
+
 def _measure(image, nucleus, cell) -> list:
     "The `MEASUREMENTS` of one cell; NaN where there is nothing to measure"
     found, around = dict.fromkeys(NAMES, np.nan), cell & ~nucleus
@@ -101,10 +128,7 @@ def _measure(image, nucleus, cell) -> list:
         found |= dict(chromatin=detail[inner].std() / max(dark, 0.05))
         found |= dict(nucleus_solidity=solidity(nucleus), nucleus_roundness=_roundness(nucleus))
     if around.sum() >= 10:
-        outer = _interior(around, 0.1)
-        found |= dict(cytoplasm_density=density[outer].mean(), granularity=density[outer].std())
-        found |= dict(cytoplasm_blue_density=blue[outer].mean())
-        found |= dict(vacuole_depth=_hole_depths(density, 0.05 * radius(cell))[around].max())
+        found |= _cytoplasm(density, blue, around, cell)
     return [float(v) for v in found.values()]
 
 
@@ -115,7 +139,10 @@ def haematological_measurements(images, nucleus, cell) -> pd.DataFrame:
     each. `nc_ratio` in [0, 1]; area as the natural logarithm of px; densities are optical, of green unless
     named, the slide at 0 (Beer and Lambert's law); `chromatin`: spread of the detail finer than .15 of the
     nucleus' radius, over its density; `granularity`: spread of the density; `vacuole_depth`: of the brightest
-    hole, the density that encloses it minus its own. Sources: see `MEASUREMENTS`; for holes, Vincent, IEEE
+    hole, the density that encloses it minus its own; `granule_contrast`: spread of the detail finer than .15
+    of the cell's radius, over its density; `basophilia`: natural logarithm of the density of green over that
+    of blue; `notch_depth`: how far the outline of the cell falls behind its convex hull, in its radii.
+    Sources: see `MEASUREMENTS`; for holes, Vincent, IEEE
     Transactions on Image Processing 2:176 (1993).
     """
     rows = [_measure(*one) for one in zip(images, nucleus, cell, strict=True)]
@@ -161,9 +188,9 @@ def aspect_scores(values, healthy):
 def oddness(values, healthy):
     """The oddness of cells (k,), 0 or more: the mean of their `aspect_scores`; `values`, `healthy`: (., M).
 
-    No weight is fitted. Eight measurements were fixed before any score was computed with them; the density of
-    blue and the vacuole were chosen on changes planted in healthy cells. The vacuole shares the aspect of the
-    granules: with one of its own, blasts were found less well.
+    No weight is fitted. Eight measurements were fixed before any score was computed with them; those of
+    `ADDED` were chosen on changes planted in healthy cells. Vacuole and notch share the aspect of the
+    granules: with one of their own, blasts were found less well.
     """
     return _mean_of_known(aspect_scores(values, healthy))
 
@@ -289,6 +316,9 @@ _CALLED = dict(
     granularity='spread of the density',
     cytoplasm_blue_density='optical density of blue',
     vacuole_depth='depth of the hole',
+    granule_contrast='contrast of the detail',
+    basophilia='green over blue density, as a logarithm,',
+    notch_depth='depth in radii of the cell',
 )
 
 
