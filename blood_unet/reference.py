@@ -301,8 +301,10 @@ def load_reference(path) -> Reference:
 
 # %% ../nbs/02d_reference.ipynb #02d00024
 def _shown(name, value) -> str:
-    "A measurement as a person reads it: areas in px, the rest as they are"
-    return f'{np.exp(value):.0f} px' if name == 'nucleus_log_area' else f'{value:.2f}'
+    "A measurement as a person reads it: areas in px, a ratio as one, the rest as they are"
+    if name == 'nucleus_log_area':
+        return f'{np.exp(value):.0f} px'
+    return f'{np.exp(value) if name == "basophilia" else value:.2f}'
 
 
 _CALLED = dict(
@@ -317,8 +319,8 @@ _CALLED = dict(
     cytoplasm_blue_density='optical density of blue',
     vacuole_depth='depth of the hole',
     granule_contrast='contrast of the detail',
-    basophilia='green over blue density, as a logarithm,',
-    notch_depth='depth in radii of the cell',
+    basophilia='density of green over that of blue',
+    notch_depth='depth of the notch in radii',
 )
 
 

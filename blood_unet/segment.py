@@ -548,9 +548,10 @@ def _reference_path(out) -> Path:
 
 # %% ../nbs/03c_segment.ipynb #03c0ref6
 def oddest_first(table, most: int = 10) -> str:
-    """The oddest cells of a table of `segment_files`, in lines for a person: p, file, reason, warning.
+    """The oddest cells of a table of `segment_files`, in lines for a person: p, file, reason.
 
-    And how many have a p of .1 or less, beside how many healthy ones would.
+    Of the warnings those that a comparison with the reference hangs on. And how many have a p of .1 or less,
+    beside how many healthy ones would.
     """
     judged = table[table.anomaly_p.notna()].sort_values('anomaly_score', ascending=False)
     several, lines = set(table.file[table.cell == 2]), ['The oddest first:']
@@ -559,7 +560,9 @@ def oddest_first(table, most: int = 10) -> str:
         return f', cell {row.cell}' if row.file in several else ''
 
     for row in judged.head(most).itertuples():
-        but = f' (but: {row.warning})' if row.warning else ''
+        said = [words for words in row.warning.split('; ') if not words.startswith('class uncertain')]
+        but = '; '.join(words for words in said if any(w in words for w in (*SPOILING, 'the reference')))
+        but = f' (but: {but})' if but else ''
         lines.append(f'p {row.anomaly_p:.3f}: {row.file}{which(row)}: {row.anomaly_reason}{but}')
     flagged, n = (judged.anomaly_p <= 0.1).sum(), len(judged)
     usual = f'of {n} healthy ones about {n / 10:.0f} would'
