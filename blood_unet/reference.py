@@ -62,7 +62,7 @@ MEASUREMENTS = (
     ),
     Measurement('vacuole_depth', 'granules', 'cytoplasm', 1, 'has a bright hole', '', _ICSH),
     Measurement(
-        'granule_contrast', 'granules', 'cytoplasm', 0, 'has stronger detail', 'has fainter detail', _ICSH
+        'granule_contrast', 'granules', 'cytoplasm', 0, 'is more granular', 'is less granular', _ICSH
     ),
     Measurement('basophilia', 'cytoplasmic stain', 'cytoplasm', 1, 'is bluer', '', _ALL),
     Measurement('notch_depth', 'granules', 'cytoplasm', 1, 'has a notch', '', _ICSH),
@@ -318,7 +318,7 @@ _CALLED = dict(
     granularity='spread of the density',
     cytoplasm_blue_density='optical density of blue',
     vacuole_depth='depth of the hole',
-    granule_contrast='contrast of the detail',
+    granule_contrast='contrast of the granules',
     basophilia='density of green over that of blue',
     notch_depth='depth of the notch in radii',
 )
