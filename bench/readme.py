@@ -592,6 +592,12 @@ PROGRAMS = (
         ('blasts', 'haematological', 'haematological_64px', 'leave-one-out'),
     ),
     Program(
+        'score_search.py',
+        'whether the sum of scores that finds unseen classes is an accident of its search',
+        'a minute, after `anomaly.py --protocol leave-one-out`',
+        ('score_search',),
+    ),
+    Program(
         'odd_parts.py',
         'one part of a healthy cell changed: how often the score sees it, and names the part',
         'half an hour or so',

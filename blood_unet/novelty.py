@@ -142,35 +142,46 @@ def levels_neighbours(known: Known, asked: Answers):
     return neighbour_distance(*_principal(*_wide(known.answers.levels, asked.levels)))
 
 
-def _measured(known: Known, asked: Answers):
-    """Measurements of the masks, of the training images and of those asked about, over the former's spread.
+def _standard(train, those):
+    "Both in units of the spread of `train`, about its mean; without the columns in which it has none"
+    middle, spread = train.mean(0), train.std(0)
+    varied = spread > 1e-6
+    return tuple((x[:, varied] - middle[varied]) / spread[varied] for x in (train, those))
 
-    What is missing counts as the median of the training images; as 0 where none of them has it.
+
+def _measured(known: Known, asked: Answers):
+    """Measurements of the masks over their spread: of training images (n, M), of those asked about (N, M).
+
+    What is missing counts as the median of the training images. Left out is what none of them has, or what is
+    the same in all.
     """
     there = ~np.isnan(known.answers.masks).all(0)
-    middle = np.zeros(len(there))
-    middle[there] = np.nanmedian(known.answers.masks[:, there], 0)
-    train, those = (np.where(np.isnan(m), middle, m) for m in (known.answers.masks, asked.masks))
-    spread = train.std(0) + 1e-9
-    return train / spread, those / spread
+    train, those = known.answers.masks[:, there], asked.masks[:, there]
+    middle = np.nanmedian(train, 0)
+    return _standard(*(np.where(np.isnan(m), middle, m) for m in (train, those)))
 
 
 def masks_far(known: Known, asked: Answers):
-    "`class_distance` of standardised measurements of the network's masks: (N,)."
+    "`class_distance` of standardised measurements of the network's masks: (N,); 0 where they never vary."
     train, those = _measured(known, asked)
-    return class_distance(train, known.labels, those)
+    return class_distance(train, known.labels, those) if train.shape[1] else np.zeros(len(those))
 
 
 def class_surprise(train, labels, asked, pooled: float = 0.3, rounded: float = 0.03):
-    """Minus twice the log-likelihood (N,) of `asked` (N, F) in its likeliest class of `train` (n, F).
+    """Minus twice the log-density (N,) of `asked` (N, F) in its likeliest class of `train` (n, F).
 
-    Less the constant of a normal density: every class is one of its own. Its covariance is shrunk by
-    `pooled` to that of all classes, then by `rounded` to a multiple of the identity. Source: Friedman,
-    Journal of the American Statistical Association 84:165 (1989).
+    Without the constant term. Every class is a normal distribution, its covariance shrunk by the share
+    `pooled` to that within all classes, then by `rounded` to a multiple of the identity, both in [0, 1]; no
+    class is likelier beforehand. Raises `ParameterError` on fewer than two training rows, no column, or NaN.
+    Source: Friedman, Journal of the American Statistical Association 84:165 (1989).
     """
+    if len(train) < 2 or not train.shape[1] or np.isnan(train).any() or np.isnan(asked).any():
+        got = f'{train.shape} training and {asked.shape} asked numbers, {np.isnan(train).sum()} and '
+        got += f'{np.isnan(asked).sum()} of them NaN'
+        raise ParameterError(got, 'two rows and a column at least, no NaN', 'leave out what is missing')
     kinds, place = np.unique(labels, return_inverse=True)
     means = np.stack([train[labels == k].mean(0) for k in kinds])
-    within, even = np.cov((train - means[place]).T), np.eye(train.shape[1])
+    within, even = np.atleast_2d(np.cov((train - means[place]).T)), np.eye(train.shape[1])
     found = []
     for k, mean in zip(kinds, means):
         spread = (1 - pooled) * np.cov(train[labels == k].T, bias=True) + pooled * within
@@ -184,8 +195,7 @@ def class_surprise(train, labels, asked, pooled: float = 0.3, rounded: float = 0
 def surprise(known: Known, asked: Answers):
     "`class_surprise` of standardised features beside measurements of the masks, where there are any: (N,)."
     train, those = _wide(known.answers.features, asked.features)
-    middle, spread = train.mean(0), train.std(0) + 1e-6
-    parts = zip(((train - middle) / spread, (those - middle) / spread), _measured(known, asked))
+    parts = zip(_standard(train, those), _measured(known, asked))
     train, those = (np.concatenate(both, 1) for both in parts)
     return class_surprise(train, known.labels, those)
 
@@ -233,7 +243,7 @@ def normal_quantiles(usual, values):
 
 
 def score_names(masks: bool = True) -> list:
-    "The names of `SCORES` and `TOGETHER`; without `masks` those that a network can have that draws none."
+    "The names of `SCORES` and `TOGETHER`; without `masks`, only those of a network that draws no masks."
     single = [name for name in SCORES if masks or name != 'masks far']
     return single + [name for name, parts in TOGETHER.items() if set(parts) <= set(single)]
 

@@ -17,7 +17,6 @@ from .shapley import shapley_from_table
 
 # %% ../nbs/10d_odd_parts.ipynb #10d00020
 CELL_PARTS = tuple(dict.fromkeys(m.part for m in MEASUREMENTS))
-_PART = np.array([m.part for m in MEASUREMENTS])
 _ASPECT = np.array([m.aspect for m in MEASUREMENTS])
 _ASPECT_PART = np.array([dict((m.aspect, m.part) for m in MEASUREMENTS)[a] for a in ASPECTS])
 
@@ -60,12 +59,13 @@ def part_changes(after, before, healthy) -> tuple:
 
     The part of the aspect whose `deviations` moved farthest, as a root mean square over its measurements, and
     the part whose share of the score, the Shapley value of `part_oddness` with the cell before as the absent
-    one, rose most. What could be measured only once has not moved.
+    one, rose most, or fell least; '' where nothing moved. What could be measured only once has not moved.
     """
     moved = np.nan_to_num(deviations(after, healthy) - deviations(before, healthy)) ** 2
     moved = np.stack([moved[:, _ASPECT == aspect].mean(1) for aspect in ASPECTS], 1)
     rise = np.nan_to_num(part_oddness(after, healthy) - part_oddness(before, healthy))
-    return _ASPECT_PART[moved.argmax(1)], np.array(CELL_PARTS)[rise.argmax(1)]
+    named = _ASPECT_PART[moved.argmax(1)], np.array(CELL_PARTS)[rise.argmax(1)]
+    return tuple(np.where((n != 0).any(1), part, '') for n, part in zip((moved, rise), named))
 
 # %% ../nbs/10d_odd_parts.ipynb #10d00029
 PIXEL_PARTS = ('nucleus', 'cytoplasm', 'surroundings')

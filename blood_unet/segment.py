@@ -547,11 +547,21 @@ def _reference_path(out) -> Path:
     return out
 
 # %% ../nbs/03c_segment.ipynb #03c0ref6
-def oddest_first(table, most: int = 10) -> str:
-    """The oddest cells of a table of `segment_files`, in lines for a person: p, file, reason.
+def _without_class(warning) -> list:
+    "The words of a warning but 'class uncertain' and its reasons, up to what is said of the reference"
+    about_class, found = False, []
+    for words in (warning if isinstance(warning, str) else '').split('; '):
+        about_class = words.startswith('class uncertain') or about_class and 'the reference' not in words
+        if words and not about_class:
+            found.append(words)
+    return found
 
-    Of the warnings those that a comparison with the reference hangs on. And how many have a p of .1 or less,
-    beside how many healthy ones would.
+
+def oddest_first(table, most: int = 10) -> str:
+    """The oddest cells of a table of `segment_files`, in lines for a person: p, file, reason, warnings.
+
+    Of the warnings all but what makes the class uncertain, which is not asked about here. And how many have a
+    p of .1 or less, beside how many healthy ones would.
     """
     judged = table[table.anomaly_p.notna()].sort_values('anomaly_score', ascending=False)
     several, lines = set(table.file[table.cell == 2]), ['The oddest first:']
@@ -560,8 +570,7 @@ def oddest_first(table, most: int = 10) -> str:
         return f', cell {row.cell}' if row.file in several else ''
 
     for row in judged.head(most).itertuples():
-        said = [words for words in row.warning.split('; ') if not words.startswith('class uncertain')]
-        but = '; '.join(words for words in said if any(w in words for w in (*SPOILING, 'the reference')))
+        but = '; '.join(_without_class(row.warning))
         but = f' (but: {but})' if but else ''
         lines.append(f'p {row.anomaly_p:.3f}: {row.file}{which(row)}: {row.anomaly_reason}{but}')
     flagged, n = (judged.anomaly_p <= 0.1).sum(), len(judged)
