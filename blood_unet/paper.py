@@ -282,7 +282,14 @@ def _explain_failure(notebook, executed, log) -> str:
         return f'{_where(notebook, source)} failed: {error.ename}: {error.evalue}\n' + '\n'.join(
             '    ' + line for line in lines[-12:]
         )
-    said = Path(log).read_text(encoding='utf-8', errors='replace').strip() or 'papermill ended without a word'
+    said = Path(log).read_text(encoding='utf-8', errors='replace').strip()
+    if not said:  # a log on a full disk stays empty
+        full = shutil.disk_usage(Path(log).parent).free < 1 << 16
+        said = (
+            f'No space left on the disk of {Path(log).parent.parent}'
+            if full
+            else 'papermill ended without a word'
+        )
     return f'{Path(notebook).name} failed: ' + (
         'the kernel died, perhaps for want of memory' if 'DeadKernelError' in said else said.splitlines()[-1]
     )

@@ -233,6 +233,19 @@ def test_folders_that_cannot_be_written(toy, read_only):
         paper.regenerate(dataset='phantom', out=read_only, book=toy('0'))
 
 
+def test_a_log_that_a_full_disk_left_empty(small_disk):
+    "Two notebooks run at once: one fills the disk, and of the other not even the reason can be written."
+    log = small_disk / 'temporary' / '00_draw.log'
+    log.parent.mkdir()
+    log.touch()
+    said = paper._explain_failure('00_draw.ipynb', small_disk / '00_draw.ipynb', log)
+    assert said == '00_draw.ipynb failed: papermill ended without a word'
+    with pytest.raises(OSError, match='No space left'):
+        (small_disk / 'big').write_bytes(bytes(10**6))
+    said = paper._explain_failure('00_draw.ipynb', small_disk / '00_draw.ipynb', log)
+    assert said == f'00_draw.ipynb failed: No space left on the disk of {small_disk}'
+
+
 def test_a_full_disk_leaves_the_earlier_figures(toy, small_disk):
     paper.regenerate(dataset='phantom', out=small_disk, book=toy('0'))
     before = contents(small_disk)
