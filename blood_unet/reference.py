@@ -191,7 +191,7 @@ def oddness(values, healthy):
 
     No weight is fitted. Eight measurements were fixed before any score was computed with them; those of
     `ADDED` were chosen on changes planted in healthy cells. Vacuole and notch share the aspect of the
-    granules: with one of their own, blasts of ALL-IDB2 were found less well (.980, not .987).
+    granules: with one of their own, blasts of ALL-IDB2 were found less well.
     """
     return _mean_of_known(aspect_scores(values, healthy))
 
